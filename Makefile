@@ -1,0 +1,52 @@
+# Everything that is done often. `make` alone lists it.
+
+CARGO ?= cargo
+# Where the tests find a Python that has the drivers they try (psycopg).
+PYTHON_ENV := target/python
+
+.DEFAULT_GOAL := help
+.PHONY: help demo build test check format lint deny python bench soak fuzz
+
+help: ## Lists the commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: build ## Builds, starts everything with example events, and shows the results live
+	@./target/release/headwater demo
+
+build: toolchain ## Builds the release binary, target/release/headwater
+	@$(CARGO) build --release --locked --bin headwater
+
+test: toolchain python ## Runs all tests
+	@PATH="$(CURDIR)/$(PYTHON_ENV)/bin:$$PATH" $(CARGO) test --workspace --locked --no-fail-fast
+
+check: format lint ## Formatting and lints, warnings as errors: what CI runs before the tests
+
+format:
+	@$(CARGO) fmt --all --check
+
+lint: toolchain
+	@$(CARGO) clippy --workspace --all-targets --locked -- --deny warnings
+
+deny: ## Licences and advisories of the dependencies (needs cargo-deny)
+	@$(CARGO) deny check
+
+soak: build ## Kills and restarts the server under load for hours (SOAK_ROUNDS, default 2000)
+	@HEADWATER_CRASH_ROUNDS=$${SOAK_ROUNDS:-2000} HEADWATER_CRASH_SEED=$${HEADWATER_CRASH_SEED:-$$(date +%s)} HEADWATER_BIN=$(CURDIR)/target/release/headwater \
+		$(CARGO) test --locked -p headwater --test it -- --nocapture crash::
+
+fuzz: toolchain ## Fuzzes FUZZ_TARGET (default json) for FUZZ_SECONDS (default 600); needs nightly Rust and cargo-fuzz
+	@$(CARGO) +nightly fuzz run $${FUZZ_TARGET:-json} -- -max_total_time=$${FUZZ_SECONDS:-600}
+
+# A C compiler and psql come from Debian; a Rust toolchain has to be there (https://rustup.rs).
+.PHONY: toolchain
+toolchain:
+	@command -v $(CARGO) >/dev/null || { echo "cargo is missing: install Rust, https://rustup.rs"; exit 2; }
+	@command -v cc >/dev/null || { echo "a C compiler is missing: installing gcc"; ./scripts/install gcc libc6-dev; }
+
+python: $(PYTHON_ENV)/ready
+$(PYTHON_ENV)/ready: tests/requirements.txt
+	@command -v psql >/dev/null || ./scripts/install postgresql-client
+	@python3 -c 'import venv, ensurepip' 2>/dev/null || ./scripts/install python3-venv
+	@python3 -m venv $(PYTHON_ENV)
+	@$(PYTHON_ENV)/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@

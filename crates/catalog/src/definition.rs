@@ -1,0 +1,180 @@
+//! The objects of the catalog.
+
+use headwater_event::clock::Micros;
+use headwater_schema::column::{Column, EventSchema};
+use serde::{Deserialize, Serialize};
+
+/// An object under its name. Streams and views share one space of names, in lower case unless
+/// they were quoted.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Definition {
+    pub name: String,
+    /// Never used again, also not for an object of the same name: topics and state of an object
+    /// are named after it. Given by the catalog; 0 until then.
+    pub id: u64,
+    /// The statement that made it, as it was written.
+    pub sql: String,
+    pub object: Object,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Object {
+    Stream(Stream),
+    View(View),
+}
+
+/// A stream: events from outside, or the rows of a continuous query.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Stream {
+    pub schema: EventSchema,
+    pub watermark: Option<Watermark>,
+    /// Columns whose values decide the partition; none means that rows are spread evenly.
+    pub partition_by: Vec<String>,
+    pub partitions: u32,
+    pub retention_ms: Option<u64>,
+    pub retention_bytes: Option<u64>,
+    pub idempotency: Option<Idempotency>,
+    pub late: Late,
+    pub idle_timeout_ms: u64,
+    /// A route of the user's choosing that takes events.
+    pub http_path: Option<String>,
+    /// The query that fills it; `None` for a stream that is filled from outside.
+    pub query: Option<Query>,
+    /// Made by Headwater itself (`dead_letters`); can't be dropped.
+    #[serde(default)]
+    pub builtin: bool,
+}
+
+/// A result kept current under a key.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct View {
+    pub columns: Vec<Column>,
+    /// The columns that name a row; without columns, the view has one row. `None` where nothing
+    /// names a row: then rows are only added.
+    pub key: Option<Vec<String>>,
+    pub partitions: u32,
+    /// A route of the user's choosing that answers with rows.
+    pub http_path: Option<String>,
+    pub query: Query,
+}
+
+/// A continuous query.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Query {
+    /// The SELECT alone.
+    pub sql: String,
+    /// The objects that it reads, by name.
+    pub reads: Vec<String>,
+    pub start: Start,
+}
+
+/// Where a continuous query begins in its inputs' history.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Start {
+    #[default]
+    Earliest,
+    Latest,
+}
+
+/// `WATERMARK FOR column AS column - delay`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Watermark {
+    pub column: String,
+    pub delay: Micros,
+}
+
+/// An event whose key was seen within the window is acknowledged and not stored again.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Idempotency {
+    pub column: String,
+    pub window_ms: u64,
+}
+
+/// What becomes of rows behind the watermark.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Late {
+    #[default]
+    DeadLetter,
+    Drop,
+}
+
+/// The stream that takes what could not go on. Its schema is part of the product:
+/// `time, stream, source, reason, detail, payload`.
+pub const DEAD_LETTERS: &str = "dead_letters";
+
+impl View {
+    /// The columns that name a row, if there are any.
+    pub fn key_columns(&self) -> &[String] {
+        self.key.as_deref().unwrap_or_default()
+    }
+
+    /// Whether the view has one row at most: a result without groups.
+    pub fn has_one_row(&self) -> bool {
+        self.key.as_ref().is_some_and(Vec::is_empty)
+    }
+}
+
+impl Definition {
+    pub fn stream(&self) -> Option<&Stream> {
+        match &self.object {
+            Object::Stream(stream) => Some(stream),
+            Object::View(_) => None,
+        }
+    }
+
+    pub fn view(&self) -> Option<&View> {
+        match &self.object {
+            Object::View(view) => Some(view),
+            Object::Stream(_) => None,
+        }
+    }
+
+    pub fn query(&self) -> Option<&Query> {
+        match &self.object {
+            Object::Stream(stream) => stream.query.as_ref(),
+            Object::View(view) => Some(&view.query),
+        }
+    }
+
+    pub fn columns(&self) -> &[Column] {
+        match &self.object {
+            Object::Stream(stream) => &stream.schema.columns,
+            Object::View(view) => &view.columns,
+        }
+    }
+
+    pub fn partitions(&self) -> u32 {
+        match &self.object {
+            Object::Stream(stream) => stream.partitions,
+            Object::View(view) => view.partitions,
+        }
+    }
+
+    pub fn http_path(&self) -> Option<&str> {
+        match &self.object {
+            Object::Stream(stream) => stream.http_path.as_deref(),
+            Object::View(view) => view.http_path.as_deref(),
+        }
+    }
+
+    /// "stream" or "view".
+    pub fn kind(&self) -> &'static str {
+        match &self.object {
+            Object::Stream(_) => "stream",
+            Object::View(_) => "view",
+        }
+    }
+
+    /// The topic of a stream's events, or of a view's changes.
+    pub fn topic(&self) -> String {
+        match &self.object {
+            Object::Stream(_) => format!("{}-{}", self.name, self.id),
+            Object::View(_) => format!("{}-{}.changes", self.name, self.id),
+        }
+    }
+
+    /// The state table that holds a view's rows.
+    pub fn rows_table(&self) -> String {
+        format!("{}-{}.rows", self.name, self.id)
+    }
+}

@@ -1,0 +1,181 @@
+//! The operators of one task, one behind the other.
+
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use headwater_event::clock::Micros;
+use headwater_log::{Log, StateTable, StateWrite};
+
+use crate::error::Result;
+use crate::operators::salvage::by_rows;
+use crate::operators::{Operator, Rejected, Saved, StateChanges, build, has_state, output_schema};
+use crate::plan::Stage;
+
+pub struct Chain {
+    partition: u32,
+    steps: Vec<Step>,
+}
+
+struct Step {
+    operator: Box<dyn Operator>,
+    state: Option<(Arc<str>, Arc<dyn StateTable>)>,
+}
+
+/// Rows that could not go on.
+#[derive(Debug)]
+pub struct Rejection {
+    pub rejected: Rejected,
+    /// Which row of the batch it was, where that is one of the batch that was processed.
+    pub row: Option<usize>,
+}
+
+/// The table of an operator's state.
+pub fn operator_table(pipeline: &str, stage: usize, operator: usize) -> Arc<str> {
+    format!("{pipeline}.{stage}.{operator}").into()
+}
+
+impl Chain {
+    /// Makes the operators of a stage and gives each the state of its last commit.
+    pub async fn open(
+        log: &dyn Log,
+        (pipeline, number): (&str, usize),
+        stage: &Stage,
+        partition: u32,
+        watermark: Option<Micros>,
+        cache_bytes_max: usize,
+    ) -> Result<Self> {
+        let mut steps = Vec::with_capacity(stage.operators.len());
+        let mut schema = stage.input.schema.clone();
+        for (place, plan) in stage.operators.iter().enumerate() {
+            let mut operator = build(plan, &schema)?;
+            let mut state = None;
+            if has_state(plan) {
+                let name = operator_table(pipeline, number, place);
+                let table = log.state(&name).await?;
+                operator.restore(&Saved {
+                    table: Arc::clone(&table),
+                    partition,
+                    watermark,
+                    cache_bytes_max,
+                })?;
+                state = Some((name, table));
+            }
+            schema = output_schema(plan, &schema);
+            steps.push(Step { operator, state });
+        }
+        Ok(Self { partition, steps })
+    }
+
+    /// Processes what can be processed: a batch that fails is halved until the rows that are to
+    /// blame stand alone.
+    pub fn process(
+        &mut self,
+        batch: RecordBatch,
+        out: &mut Vec<RecordBatch>,
+        rejections: &mut Vec<Rejection>,
+    ) -> Result<()> {
+        let mut pending = vec![(0, batch)];
+        while let Some((first, batch)) = pending.pop() {
+            let rows = batch.num_rows();
+            match self.pass(batch.clone(), out) {
+                Ok(()) => {
+                    let rejected = self.take_rejected();
+                    rejections.extend(rejected.map(|rejected| Rejection { rejected, row: None }));
+                }
+                Err(error) if error.is_of_rows() && rows > 1 => {
+                    // What was rejected on the way will be so again.
+                    self.take_rejected().for_each(drop);
+                    pending.push((first + rows / 2, batch.slice(rows / 2, rows - rows / 2)));
+                    pending.push((first, batch.slice(0, rows / 2)));
+                }
+                Err(error) if error.is_of_rows() && rows == 1 => {
+                    self.take_rejected().for_each(drop);
+                    rejections.push(Rejection {
+                        rejected: Rejected::because(&error, batch),
+                        row: Some(first),
+                    });
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands a batch through all operators. Each hands on one batch at most, so where one fails
+    /// with an error of rows, those behind it have seen nothing, and those before it, whatever
+    /// they do again, have kept nothing.
+    fn pass(&mut self, batch: RecordBatch, out: &mut Vec<RecordBatch>) -> Result<()> {
+        let mut carried = vec![batch];
+        for step in &mut self.steps {
+            let mut next = Vec::new();
+            for batch in carried {
+                step.operator.process(batch, &mut next)?;
+            }
+            carried = next;
+        }
+        out.append(&mut carried);
+        Ok(())
+    }
+
+    fn take_rejected(&mut self) -> impl Iterator<Item = Rejected> {
+        self.steps.iter_mut().flat_map(|step| step.operator.take_rejected())
+    }
+
+    /// Ends the epoch.
+    pub fn finish(
+        &mut self,
+        watermark: Option<Micros>,
+        out: &mut Vec<RecordBatch>,
+        rejections: &mut Vec<Rejection>,
+    ) -> Result<()> {
+        let mut rejected = Vec::new();
+        let mut carried = Vec::new();
+        for step in &mut self.steps {
+            let mut next = Vec::new();
+            for batch in carried {
+                by_rows(batch, &mut rejected, |rows| {
+                    step.operator.process(rows.clone(), &mut next)
+                })?;
+            }
+            step.operator.flush(&mut next)?;
+            if let Some(watermark) = watermark {
+                step.operator.advance(watermark, &mut next)?;
+            }
+            carried = next;
+        }
+        out.append(&mut carried);
+        rejected.extend(self.take_rejected());
+        rejections.extend(rejected.into_iter().map(|rejected| Rejection { rejected, row: None }));
+        Ok(())
+    }
+
+    /// What the epoch changed in the state of all operators.
+    pub fn changes(&mut self) -> Result<Vec<StateWrite>> {
+        let mut writes = Vec::new();
+        for step in &mut self.steps {
+            let Some((table, _)) = &step.state else { continue };
+            let mut changes = StateChanges {
+                partition: self.partition,
+                entries: Vec::new(),
+            };
+            step.operator.changes(&mut changes)?;
+            if !changes.entries.is_empty() {
+                writes.push(StateWrite {
+                    table: Arc::clone(table),
+                    entries: changes.entries.into(),
+                });
+            }
+        }
+        Ok(writes)
+    }
+
+    pub fn take_late(&mut self) -> u64 {
+        self.steps.iter_mut().map(|step| step.operator.take_late()).sum()
+    }
+
+    /// The bytes of all state tables of the stage, of all its partitions.
+    pub fn state_bytes(&self) -> u64 {
+        let tables = self.steps.iter().filter_map(|step| step.state.as_ref());
+        tables.map(|(_, table)| table.bytes_used()).sum()
+    }
+}

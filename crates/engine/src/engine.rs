@@ -1,0 +1,449 @@
+//! Starts queries, watches over their tasks, and stops them.
+//!
+//! Tasks run on threads of the engine's own, away from the sockets' runtime. A task that fails or
+//! panics starts again from its last commit, after a pause that grows.
+
+use std::io;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::datatypes::SchemaRef;
+use futures::FutureExt;
+use headwater_event::clock::Clock;
+use headwater_event::op::changelog_schema;
+use headwater_log::Log;
+use headwater_log::error::Kind;
+use headwater_log::topic::{Cleanup, TopicSpec};
+use parking_lot::Mutex;
+use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::chain::operator_table;
+use crate::dead_letter::DeadLetterOffice;
+use crate::error::{Error, Result};
+use crate::guard::words_of;
+use crate::operators::{has_state, output_schema};
+use crate::output::Destination;
+use crate::peers::Peers;
+use crate::plan::{LateRows, Output, Pipeline, Stage, TimeSource};
+use crate::status::{TaskState, TaskStatus};
+use crate::task::{Assignment, owner, run, task_table};
+use crate::view::ViewCodec;
+
+const RESTART_FIRST: Duration = Duration::from_millis(100);
+const RESTART_MAX: Duration = Duration::from_secs(30);
+/// Each time is a write to the disk of its own.
+const TRIM_EVERY_BATCHES: usize = 64;
+
+#[derive(Clone, Debug)]
+pub struct EngineOptions {
+    pub threads: usize,
+    /// An epoch reads at most this much, and whole batches.
+    pub epoch_bytes_max: usize,
+    /// The cache of each task that keeps state per key.
+    pub state_cache_bytes_max: usize,
+    /// The topic for rows that can't be computed; without it, or where it isn't there, they are
+    /// counted and named in the log.
+    pub dead_letters: Option<Arc<str>>,
+}
+
+/// Runs pipelines.
+pub struct Engine {
+    options: EngineOptions,
+    log: Arc<dyn Log>,
+    clock: Arc<dyn Clock>,
+    runtime: Mutex<Option<Runtime>>,
+    handle: Handle,
+}
+
+/// A pipeline that runs. It stops when this is dropped; [`Running::stop`] waits for it.
+#[derive(Debug)]
+pub struct Running {
+    stop: CancellationToken,
+    tasks: TaskTracker,
+    pipeline: Pipeline,
+    stages: Vec<Vec<watch::Receiver<TaskStatus>>>,
+    nudge: watch::Sender<u64>,
+}
+
+/// What differs between a query that is kept and one that somebody just looks at.
+pub(crate) struct Launch {
+    pub log: Arc<dyn Log>,
+    /// Where the rows of the last stage go instead of its output.
+    pub listener: Option<Destination>,
+    /// Where the first stage begins, by partition.
+    pub begin_at: Vec<Option<u64>>,
+    pub stop: CancellationToken,
+    /// Batches between stages are trimmed after so many have been read.
+    pub trim_every_batches: usize,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        Self {
+            threads: std::thread::available_parallelism().map_or(2, usize::from),
+            epoch_bytes_max: 8 * 1024 * 1024,
+            state_cache_bytes_max: 32 * 1024 * 1024,
+            dead_letters: Some("dead_letters-0".into()),
+        }
+    }
+}
+
+impl Engine {
+    pub fn new(options: EngineOptions, log: Arc<dyn Log>, clock: Arc<dyn Clock>) -> io::Result<Arc<Self>> {
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(options.threads.max(1))
+            .thread_name("headwater-engine")
+            .enable_all()
+            .build()?;
+        Ok(Arc::new(Self {
+            handle: runtime.handle().clone(),
+            runtime: Mutex::new(Some(runtime)),
+            options,
+            log,
+            clock,
+        }))
+    }
+
+    /// Creates what the pipeline needs and starts its tasks, which go on from their last commit.
+    pub async fn start(&self, pipeline: Pipeline) -> Result<Running> {
+        let launch = Launch {
+            log: Arc::clone(&self.log),
+            listener: None,
+            begin_at: Vec::new(),
+            stop: CancellationToken::new(),
+            trim_every_batches: TRIM_EVERY_BATCHES,
+        };
+        self.launch(pipeline, launch).await
+    }
+
+    /// Deletes all that [`Engine::start`] created: the topics between stages, the state, a view's
+    /// rows and changes. The pipeline must have been stopped. Streams that it wrote to stay.
+    pub async fn drop_pipeline(&self, pipeline: &Pipeline) -> Result<()> {
+        let name = &pipeline.name;
+        for (number, stage) in pipeline.stages.iter().enumerate() {
+            for partition in 0..stage.input.partitions {
+                self.log.release(&owner(name, number, partition)).await?;
+            }
+            self.log.delete_state(&task_table(name, number)).await?;
+            for (place, _) in stage.operators.iter().enumerate().filter(|(_, plan)| has_state(plan)) {
+                self.log.delete_state(&operator_table(name, number, place)).await?;
+            }
+            match &stage.output {
+                Output::View { table, topic, .. } => {
+                    self.log.delete_state(table).await?;
+                    self.log.delete_topic(topic).await?;
+                }
+                Output::Topic { topic, .. } if is_internal(pipeline, number) => self.log.delete_topic(topic).await?,
+                Output::Topic { .. } => {}
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn log(&self) -> &Arc<dyn Log> {
+        &self.log
+    }
+
+    pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+
+    pub(crate) fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) {
+        self.handle.spawn(future);
+    }
+
+    pub(crate) async fn launch(&self, pipeline: Pipeline, launch: Launch) -> Result<Running> {
+        let nudge = watch::Sender::new(0);
+        let tasks = TaskTracker::new();
+        let mut stages = Vec::new();
+        let mut assignments = Vec::new();
+        let last = pipeline.stages.len().saturating_sub(1);
+        for (number, stage) in pipeline.stages.iter().enumerate() {
+            let destination = match launch.listener.clone().filter(|_| number == last) {
+                Some(listener) => listener,
+                None => destination(&pipeline, number, &launch).await?,
+            };
+            let shared = Arc::new(stage.clone());
+            let peers = Arc::new(Peers::new(stage.input.partitions));
+            let dead_letters = self.dead_letters(&pipeline, stage, &launch).await?;
+            let mut statuses = Vec::new();
+            for partition in 0..stage.input.partitions {
+                let status = watch::Sender::new(TaskStatus {
+                    stage: number,
+                    partition,
+                    ..TaskStatus::default()
+                });
+                statuses.push(status.subscribe());
+                let begin_at = launch.begin_at.get(partition as usize).copied().flatten();
+                assignments.push(Assignment {
+                    log: Arc::clone(&launch.log),
+                    clock: Arc::clone(&self.clock),
+                    pipeline: Arc::clone(&pipeline.name),
+                    number,
+                    stage: Arc::clone(&shared),
+                    partition,
+                    begin_at: begin_at.filter(|_| number == 0),
+                    destination: destination.clone(),
+                    announces: matches!(stage.output, Output::Topic { .. }),
+                    dead_letters: dead_letters.clone(),
+                    trim_every_batches: reads_its_own(&pipeline, number).then_some(launch.trim_every_batches),
+                    epoch_bytes_max: self.options.epoch_bytes_max,
+                    cache_bytes_max: self.options.state_cache_bytes_max,
+                    peers: Arc::clone(&peers),
+                    nudges: nudge.subscribe(),
+                    status,
+                    stop: launch.stop.clone(),
+                });
+            }
+            stages.push(statuses);
+        }
+        for assignment in assignments {
+            tasks.spawn_on(supervise(assignment), &self.handle);
+        }
+        tasks.close();
+        Ok(Running {
+            stop: launch.stop,
+            tasks,
+            pipeline,
+            stages,
+            nudge,
+        })
+    }
+
+    async fn dead_letters(
+        &self,
+        pipeline: &Pipeline,
+        stage: &Stage,
+        launch: &Launch,
+    ) -> Result<Option<DeadLetterOffice>> {
+        let (topic, stream) = match &stage.input.time {
+            TimeSource::Rows {
+                late: LateRows::DeadLetter { topic, stream },
+                ..
+            } => (Arc::clone(topic), Arc::clone(stream)),
+            _ => match &self.options.dead_letters {
+                Some(topic) => (Arc::clone(topic), object_of(&stage.input.topic).into()),
+                None => return Ok(None),
+            },
+        };
+        // Somebody who just looks leaves nothing behind.
+        let topic = match &launch.listener {
+            Some(_) => None,
+            None => launch.log.topic(&topic).await?,
+        };
+        Ok(topic.map(|topic| DeadLetterOffice {
+            topic: topic.spec.name.as_str().into(),
+            schema: topic.spec.schema,
+            stream,
+            source: format!("query {}", pipeline.name).into(),
+        }))
+    }
+}
+
+/// The object whose topic this is: topics are called `{object}-{id}`, with more after a dot.
+fn object_of(topic: &str) -> &str {
+    let object = topic.split('.').next().unwrap_or(topic);
+    object.rsplit_once('-').map_or(object, |(name, _)| name)
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        // Waiting for the threads here could block a thread of another runtime.
+        if let Some(runtime) = self.runtime.lock().take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Running {
+    /// Lets the current epochs commit, and ends the tasks.
+    pub async fn stop(&self) {
+        self.stop.cancel();
+        self.tasks.wait().await;
+    }
+
+    /// What runs.
+    pub fn pipeline(&self) -> &Pipeline {
+        &self.pipeline
+    }
+
+    /// All tasks, in the order of the flow, as of their last epoch.
+    pub fn status(&self) -> Vec<TaskStatus> {
+        let tasks = self.stages.iter().flatten();
+        tasks.map(|task| task.borrow().clone()).collect()
+    }
+
+    pub(crate) fn statuses(&self) -> Vec<watch::Receiver<TaskStatus>> {
+        self.stages.iter().flatten().cloned().collect()
+    }
+
+    /// Returns when every task has committed all that is in its input now, through all stages,
+    /// and has taken note of what time it is. A task that fails is not waited for: its status
+    /// says what is the matter.
+    pub async fn caught_up(&self) {
+        for stage in &self.stages {
+            // What a task commits may move an idle one, so once more until nothing moves.
+            loop {
+                let before = epochs(stage);
+                self.nudge.send_modify(|nudge| *nudge += 1);
+                let nudge = *self.nudge.borrow();
+                for task in stage {
+                    settled(task.clone(), nudge).await;
+                }
+                if epochs(stage) == before {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+fn epochs(stage: &[watch::Receiver<TaskStatus>]) -> u64 {
+    stage.iter().map(|task| task.borrow().epochs).sum()
+}
+
+async fn settled(mut task: watch::Receiver<TaskStatus>, nudge: u64) {
+    // An error means that the task has ended, and nothing is to be waited for.
+    let _ = task
+        .wait_for(|status| status.settled >= nudge || status.state.is_failing())
+        .await;
+}
+
+/// Runs a task again and again, until it is told to stop or has no right to go on.
+async fn supervise(is: Assignment) {
+    let mut pause = RESTART_FIRST;
+    loop {
+        let epochs = is.status.borrow().epochs;
+        let ended = match AssertUnwindSafe(run(&is)).catch_unwind().await {
+            Ok(ended) => ended,
+            Err(panic) => Err(Error::Panic(words_of(&*panic))),
+        };
+        let error = match ended {
+            Ok(()) => return end(&is, TaskState::Stopped),
+            Err(_) if is.stop.is_cancelled() => return end(&is, TaskState::Stopped),
+            Err(error) => error,
+        };
+        tracing::error!(pipeline = &*is.pipeline, stage = is.number, partition = is.partition, %error, "a task failed");
+        if matches!(error.log_kind(), Some(Kind::Conflict | Kind::Closed)) {
+            return end(&is, TaskState::Failed(error.to_string()));
+        }
+        is.status.send_modify(|status| {
+            status.state = TaskState::Failing(error.to_string());
+            status.restarts += 1;
+        });
+        if is.status.borrow().epochs > epochs {
+            pause = RESTART_FIRST;
+        }
+        tokio::select! {
+            () = is.stop.cancelled() => return end(&is, TaskState::Stopped),
+            () = is.clock.sleep(pause) => {}
+        }
+        pause = (2 * pause).min(RESTART_MAX);
+    }
+}
+
+fn end(is: &Assignment, state: TaskState) {
+    is.status.send_modify(|status| status.state = state);
+}
+
+/// Whether a later stage of the same pipeline reads what the stage writes.
+fn is_internal(pipeline: &Pipeline, number: usize) -> bool {
+    let Output::Topic { topic, .. } = &pipeline.stages[number].output else {
+        return false;
+    };
+    pipeline.stages[number + 1..]
+        .iter()
+        .any(|later| later.input.topic == *topic)
+}
+
+/// Whether the stage is the only reader of what an earlier stage of the same pipeline writes.
+fn reads_its_own(pipeline: &Pipeline, number: usize) -> bool {
+    let input = &pipeline.stages[number].input.topic;
+    let readers = pipeline.stages.iter().filter(|stage| stage.input.topic == *input);
+    let is_written = |stage: &Stage| matches!(&stage.output, Output::Topic { topic, .. } if topic == input);
+    readers.count() == 1 && pipeline.stages[..number].iter().any(is_written)
+}
+
+/// Finds the topic and the table that a stage writes, or creates them where they are its own.
+async fn destination(pipeline: &Pipeline, number: usize, launch: &Launch) -> Result<Destination> {
+    let log = &launch.log;
+    let stage = &pipeline.stages[number];
+    match &stage.output {
+        Output::Topic {
+            topic,
+            partitions,
+            partition_by,
+        } => {
+            let schema = match log.topic(topic).await? {
+                Some(there) => there.spec.schema,
+                None if is_internal(pipeline, number) => {
+                    let schema = stage_schema(stage);
+                    create(log, topic, &schema, *partitions).await?;
+                    schema
+                }
+                None => return Err(Error::Plan(format!("there is no topic '{topic}' to write to"))),
+            };
+            Ok(Destination::Topic {
+                topic: Arc::clone(topic),
+                schema,
+                partitions: (*partitions).max(1),
+                partition_by: partition_by.clone(),
+            })
+        }
+        Output::View {
+            table,
+            topic,
+            key,
+            schema,
+        } => {
+            let codec = Arc::new(ViewCodec::new(schema.clone(), key)?);
+            log.state(table).await?;
+            let schema = match log.topic(topic).await? {
+                Some(there) => there.spec.schema,
+                None => {
+                    let schema = changelog_schema(schema);
+                    create(log, topic, &schema, stage.input.partitions).await?;
+                    schema
+                }
+            };
+            Ok(Destination::View {
+                table: Arc::clone(table),
+                topic: Arc::clone(topic),
+                schema,
+                codec,
+            })
+        }
+    }
+}
+
+async fn create(log: &Arc<dyn Log>, topic: &str, schema: &SchemaRef, partitions: u32) -> Result<()> {
+    let spec = TopicSpec {
+        name: topic.to_owned(),
+        schema: schema.clone(),
+        partitions,
+        cleanup: Cleanup::Delete {
+            retention_ms: None,
+            retention_bytes: None,
+        },
+    };
+    log.create_topic(spec).await?;
+    Ok(())
+}
+
+fn stage_schema(stage: &Stage) -> SchemaRef {
+    let input = stage.input.schema.clone();
+    stage
+        .operators
+        .iter()
+        .fold(input, |schema, operator| output_schema(operator, &schema))
+}

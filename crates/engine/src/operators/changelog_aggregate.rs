@@ -1,0 +1,261 @@
+//! Merges partial states by group for ever, and emits what changed at the end of each epoch.
+//!
+//! State lives in the store, with a bounded cache in front: key `partition u32 BE | row-encoded
+//! group`, value the row-encoded states of all aggregates. An epoch reads the groups that it
+//! touched at once, and writes each once.
+//!
+//! A group whose states can't be put together, because a sum overflows for instance, keeps what it
+//! had; what came for it in this epoch is left out.
+//!
+//! Without group columns there is one group. It comes into being with the first row: over an
+//! empty stream the result has no row, where a batch query would give one.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch, UInt32Array, new_empty_array};
+use arrow::compute::take_arrays;
+use arrow::datatypes::{DataType, SchemaRef};
+use arrow::row::{RowConverter, SortField};
+use bytes::Bytes;
+use headwater_log::StateTable;
+
+use super::accumulation::{Accumulation, Accumulators};
+use super::salvage::ByGroup;
+use super::{Operator, Rejected, Saved, StateChanges, batch_of};
+use crate::cache::Cache;
+use crate::difference::difference;
+use crate::error::{Error, Result};
+use crate::plan;
+use crate::plan::Aggregate;
+use crate::rows::encode_rows;
+
+pub struct ChangelogAggregate {
+    plan: plan::ChangelogAggregate,
+    aggregates: Arc<[Aggregate]>,
+    group_types: Vec<DataType>,
+    epoch: Accumulation,
+    /// What came in this epoch, to begin again with, and whether that is to be done.
+    taken: Vec<RecordBatch>,
+    has_failed: bool,
+    rejected: Vec<Rejected>,
+    keys: RowConverter,
+    states: RowConverter,
+    partition: u32,
+    table: Option<Arc<dyn StateTable>>,
+    cache: Cache,
+    written: Vec<(Bytes, Option<Bytes>)>,
+}
+
+/// What an epoch does to some groups.
+struct Settled {
+    entries: Vec<(Bytes, Bytes)>,
+    changes: RecordBatch,
+}
+
+impl ChangelogAggregate {
+    pub fn new(plan: plan::ChangelogAggregate, input: &SchemaRef) -> Result<Self> {
+        let types: Vec<DataType> = input.fields().iter().map(|field| field.data_type().clone()).collect();
+        let (group_types, state_types) = types.split_at(plan.groups);
+        let aggregates: Arc<[Aggregate]> = plan.aggregates.as_slice().into();
+        Ok(Self {
+            epoch: Accumulation::new(group_types, &aggregates)?,
+            group_types: group_types.to_vec(),
+            taken: Vec::new(),
+            has_failed: false,
+            rejected: Vec::new(),
+            keys: converter(group_types)?,
+            states: converter(state_types)?,
+            partition: 0,
+            table: None,
+            cache: Cache::new(0),
+            written: Vec::new(),
+            aggregates,
+            plan,
+        })
+    }
+
+    /// The former states of groups, from the cache or the store.
+    fn former(&mut self, keys: &[Bytes]) -> Result<Vec<Option<Bytes>>> {
+        let mut former: Vec<_> = keys.iter().map(|key| self.cache.get(key)).collect();
+        let missing = || {
+            former
+                .iter()
+                .enumerate()
+                .filter(|(_, value)| value.is_none())
+                .map(|(place, _)| place)
+        };
+        let places: Vec<usize> = missing().collect();
+        let Some(table) = self.table.as_ref().filter(|_| !places.is_empty()) else {
+            return Ok(former);
+        };
+        let wanted: Vec<Bytes> = places.iter().map(|&place| keys[place].clone()).collect();
+        for (place, value) in places.into_iter().zip(table.get_many(&wanted)?) {
+            former[place] = value;
+        }
+        Ok(former)
+    }
+
+    fn decode(&self, states: &[Bytes]) -> Result<Vec<ArrayRef>> {
+        let parser = self.states.parser();
+        Ok(self
+            .states
+            .convert_rows(states.iter().map(|state| parser.parse(state)))?)
+    }
+
+    fn accumulators(&self) -> Result<Accumulators> {
+        Accumulators::new(&self.aggregates)
+    }
+
+    fn fresh(&self) -> Result<Accumulation> {
+        Accumulation::new(&self.group_types, &self.aggregates)
+    }
+
+    /// Settles the epoch anew, and leaves out the groups that fail.
+    fn settle_by_group(&mut self, taken: &[RecordBatch]) -> Result<Vec<Settled>> {
+        let types = self.group_types.clone();
+        let by_group = ByGroup {
+            types: &types,
+            columns: 0..self.plan.groups,
+            parts: taken,
+            blamed: taken,
+        };
+        let mut rejected = Vec::new();
+        let settled = by_group.each(&mut rejected, |parts| {
+            let mut epoch = self.fresh()?;
+            parts
+                .iter()
+                .try_for_each(|part| merge(&mut epoch, part, self.plan.groups))?;
+            let count = epoch.len();
+            self.settle(epoch.take_states()?, count)
+        });
+        self.rejected.append(&mut rejected);
+        settled
+    }
+
+    /// What the states that have arrived for `count` groups do to them. Changes nothing itself.
+    fn settle(&mut self, arrived: Vec<ArrayRef>, count: usize) -> Result<Settled> {
+        let (groups, arrived) = arrived.split_at(self.plan.groups);
+        let keys = encode_rows(&self.keys, groups, count, &self.partition.to_be_bytes())?;
+
+        // Accumulators want a group to come first with a row of its own. So the known ones take
+        // the first places, and bring their former states along.
+        let mut order = Vec::with_capacity(count);
+        let mut fresh = Vec::new();
+        let mut former = Vec::new();
+        for (group, state) in self.former(&keys)?.into_iter().enumerate() {
+            match state {
+                Some(state) => {
+                    order.push(group as u32);
+                    former.push(state);
+                }
+                None => fresh.push(group as u32),
+            }
+        }
+        let known = former.len();
+        order.append(&mut fresh);
+        let keys: Vec<Bytes> = order.iter().map(|&group| keys[group as usize].clone()).collect();
+        let order = UInt32Array::from(order);
+        let groups = take_arrays(groups, &order, None)?;
+        let arrived = take_arrays(arrived, &order, None)?;
+        let places: Vec<usize> = (0..count).collect();
+
+        let mut before = self.accumulators()?;
+        let mut whole = self.accumulators()?;
+        if known > 0 {
+            let former = self.decode(&former)?;
+            before.merge(&places[..known], known, &former)?;
+            whole.merge(&places[..known], known, &former)?;
+        }
+        whole.merge(&places, count, &arrived)?;
+        let states = whole.take_states()?;
+        whole.merge(&places, count, &states)?;
+        let after = whole.take_results()?;
+        let before = match known {
+            0 => after.iter().map(|column| new_empty_array(column.data_type())).collect(),
+            _ => before.take_results()?,
+        };
+        let before_of: Vec<_> = (0..count)
+            .map(|place| (place < known).then_some(place as u32))
+            .collect();
+
+        let values = encode_rows(&self.states, &states, count, &[])?;
+        Ok(Settled {
+            entries: keys.into_iter().zip(values).collect(),
+            changes: batch_of(&self.plan.schema, difference(&groups, &before, &before_of, &after)?)?,
+        })
+    }
+
+    fn apply(&mut self, settled: Settled, out: &mut Vec<RecordBatch>) {
+        for (key, value) in settled.entries {
+            self.cache.put(key.clone(), value.clone());
+            self.written.push((key, Some(value)));
+        }
+        if settled.changes.num_rows() > 0 {
+            out.push(settled.changes);
+        }
+    }
+}
+
+impl Operator for ChangelogAggregate {
+    fn process(&mut self, batch: RecordBatch, _: &mut Vec<RecordBatch>) -> Result<()> {
+        if !self.has_failed {
+            match merge(&mut self.epoch, &batch, self.plan.groups) {
+                Ok(()) => {}
+                Err(error) if error.is_of_data() => self.has_failed = true,
+                Err(error) => return Err(error),
+            }
+        }
+        self.taken.push(batch);
+        Ok(())
+    }
+
+    fn flush(&mut self, out: &mut Vec<RecordBatch>) -> Result<()> {
+        let taken = std::mem::take(&mut self.taken);
+        let count = self.epoch.len();
+        if !std::mem::take(&mut self.has_failed) {
+            if count == 0 {
+                return Ok(());
+            }
+            let states = self.epoch.take_states();
+            match states.and_then(|states| self.settle(states, count)) {
+                Ok(settled) => {
+                    self.apply(settled, out);
+                    return Ok(());
+                }
+                Err(error) if error.is_of_data() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.epoch = self.fresh()?;
+        for settled in self.settle_by_group(&taken)? {
+            self.apply(settled, out);
+        }
+        Ok(())
+    }
+
+    fn changes(&mut self, changes: &mut StateChanges) -> Result<()> {
+        changes.entries.append(&mut self.written);
+        Ok(())
+    }
+
+    fn restore(&mut self, saved: &Saved) -> Result<()> {
+        self.partition = saved.partition;
+        self.cache = Cache::new(saved.cache_bytes_max);
+        self.table = Some(Arc::clone(&saved.table));
+        Ok(())
+    }
+
+    fn take_rejected(&mut self) -> Vec<Rejected> {
+        std::mem::take(&mut self.rejected)
+    }
+}
+
+fn merge(epoch: &mut Accumulation, batch: &RecordBatch, groups: usize) -> Result<()> {
+    let (groups, states) = batch.columns().split_at(groups);
+    epoch.merge(groups, batch.num_rows(), states)
+}
+
+fn converter(types: &[DataType]) -> Result<RowConverter> {
+    RowConverter::new(types.iter().cloned().map(SortField::new).collect())
+        .map_err(|error| Error::Plan(format!("a state that can't be stored: {error}")))
+}

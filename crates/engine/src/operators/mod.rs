@@ -1,0 +1,186 @@
+//! What happens to batches between two topics. One file for each operator.
+//!
+//! Operators know no clock, no threads and no I/O, with one exception: an aggregate that is kept
+//! per key for ever reads its former state from the store. Time comes in as a watermark, changes
+//! of state go out to whoever commits them.
+//!
+//! One epoch of an operator: [`Operator::process`] for every batch, [`Operator::flush`],
+//! [`Operator::advance`] where the watermark has moved, [`Operator::changes`].
+
+pub mod accumulation;
+pub mod assign_windows;
+pub mod changelog_aggregate;
+pub mod filter;
+pub mod partial_aggregate;
+pub mod parts;
+pub mod project;
+pub mod salvage;
+pub mod window_aggregate;
+pub mod windows;
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, RecordBatch};
+use arrow::compute::{cast, filter_record_batch, is_not_null, is_null};
+use arrow::datatypes::SchemaRef;
+use bytes::Bytes;
+use datafusion_physical_expr_common::physical_expr::PhysicalExpr;
+use headwater_event::clock::Micros;
+use headwater_log::StateTable;
+
+use crate::error::{Error, Result};
+use crate::guard::guarded;
+use crate::plan;
+
+/// A step of a stage.
+pub trait Operator: Send {
+    /// Takes a batch, and hands on at most one. After an error of kind `Rows` the operator is as it
+    /// was before. What fails later is the operator's own to find and to leave out: the other rows
+    /// go on, see [`Operator::take_rejected`].
+    fn process(&mut self, batch: RecordBatch, out: &mut Vec<RecordBatch>) -> Result<()>;
+
+    /// The end of an epoch: what was held back for it goes on.
+    fn flush(&mut self, _out: &mut Vec<RecordBatch>) -> Result<()> {
+        Ok(())
+    }
+
+    /// No later row will have an event time below `watermark`.
+    fn advance(&mut self, _watermark: Micros, _out: &mut Vec<RecordBatch>) -> Result<()> {
+        Ok(())
+    }
+
+    /// What changed in the operator's state since it was last asked.
+    fn changes(&mut self, _changes: &mut StateChanges) -> Result<()> {
+        Ok(())
+    }
+
+    /// Takes the state as of the last commit. Called once, before anything else.
+    fn restore(&mut self, _saved: &Saved) -> Result<()> {
+        Ok(())
+    }
+
+    /// Rows that came too late for every window they belong to, since it was last asked.
+    fn take_late(&mut self) -> u64 {
+        0
+    }
+
+    /// Rows that it could not use and left out, since it was last asked. An operator that is
+    /// told to process a batch again after an error may name the same rows again.
+    fn take_rejected(&mut self) -> Vec<Rejected> {
+        Vec::new()
+    }
+}
+
+/// Rows that can't be used, with the reason.
+#[derive(Debug)]
+pub struct Rejected {
+    /// A word for machines: `evaluate`, `aggregate`, `null_time`.
+    pub reason: &'static str,
+    /// A sentence for people.
+    pub detail: String,
+    pub rows: RecordBatch,
+}
+
+impl Rejected {
+    pub fn because(error: &Error, rows: RecordBatch) -> Self {
+        Self {
+            reason: match error {
+                Error::Aggregate(_) => "aggregate",
+                _ => "evaluate",
+            },
+            detail: error.to_string(),
+            rows,
+        }
+    }
+
+    pub fn without_time(rows: RecordBatch) -> Self {
+        Self {
+            reason: "null_time",
+            detail: "the event time is NULL".to_owned(),
+            rows,
+        }
+    }
+}
+
+/// An operator's state, as of the last commit.
+#[derive(Clone, Debug)]
+pub struct Saved {
+    pub table: Arc<dyn StateTable>,
+    /// Every key of the task begins with it.
+    pub partition: u32,
+    pub watermark: Option<Micros>,
+    /// How much of the state may be kept in memory, where it isn't kept there as a whole.
+    pub cache_bytes_max: usize,
+}
+
+/// Entries of an operator's table to write with the epoch's commit.
+#[derive(Debug)]
+pub struct StateChanges {
+    pub partition: u32,
+    pub entries: Vec<(Bytes, Option<Bytes>)>,
+}
+
+/// Makes the operator that the plan describes. `input` is the schema of its rows.
+pub fn build(plan: &plan::Operator, input: &SchemaRef) -> Result<Box<dyn Operator>> {
+    Ok(match plan {
+        plan::Operator::Filter(plan) => Box::new(filter::Filter::new(plan.clone())),
+        plan::Operator::Project(plan) => Box::new(project::Project::new(plan.clone())),
+        plan::Operator::AssignWindows(plan) => Box::new(assign_windows::AssignWindows::new(plan.clone())),
+        plan::Operator::PartialAggregate(plan) => {
+            Box::new(partial_aggregate::PartialAggregate::new(plan.clone(), input)?)
+        }
+        plan::Operator::WindowAggregate(plan) => {
+            Box::new(window_aggregate::WindowAggregate::new(plan.clone(), input.clone())?)
+        }
+        plan::Operator::ChangelogAggregate(plan) => {
+            Box::new(changelog_aggregate::ChangelogAggregate::new(plan.clone(), input)?)
+        }
+    })
+}
+
+/// The schema of the rows that the operator hands on.
+pub fn output_schema(plan: &plan::Operator, input: &SchemaRef) -> SchemaRef {
+    match plan {
+        plan::Operator::Filter(_) => input.clone(),
+        plan::Operator::Project(plan) => plan.schema.clone(),
+        plan::Operator::AssignWindows(plan) => plan.schema.clone(),
+        plan::Operator::PartialAggregate(plan) => plan.schema.clone(),
+        plan::Operator::WindowAggregate(plan) => plan.schema.clone(),
+        plan::Operator::ChangelogAggregate(plan) => plan.schema.clone(),
+    }
+}
+
+/// Whether the operator keeps state across epochs, in a table of its own.
+pub fn has_state(plan: &plan::Operator) -> bool {
+    matches!(
+        plan,
+        plan::Operator::WindowAggregate(_) | plan::Operator::ChangelogAggregate(_)
+    )
+}
+
+fn evaluate(expression: &Arc<dyn PhysicalExpr>, batch: &RecordBatch) -> Result<ArrayRef> {
+    Ok(guarded(|| expression.evaluate(batch)?.into_array(batch.num_rows()))?)
+}
+
+/// The rows that have a time in the column, and those that have none.
+fn split_by_time(batch: RecordBatch, time_column: usize) -> Result<(RecordBatch, Option<RecordBatch>)> {
+    let times = batch.column(time_column);
+    if times.null_count() == 0 {
+        return Ok((batch, None));
+    }
+    let without = filter_record_batch(&batch, &is_null(times)?)?;
+    let with = filter_record_batch(&batch, &is_not_null(times)?)?;
+    Ok((with, Some(without)))
+}
+
+/// A batch of `schema`; columns whose type differs in representation alone are cast.
+fn batch_of(schema: &SchemaRef, columns: Vec<ArrayRef>) -> Result<RecordBatch> {
+    let columns = columns.into_iter().zip(schema.fields()).map(|(column, field)| {
+        if column.data_type() == field.data_type() {
+            return Ok(column);
+        }
+        cast(&column, field.data_type())
+    });
+    let columns = columns.collect::<Result<Vec<_>, _>>()?;
+    Ok(RecordBatch::try_new(schema.clone(), columns)?)
+}

@@ -1,0 +1,486 @@
+//! Merges partial states of windows, and emits a window's rows when the watermark passes its end.
+//!
+//! 1. Partial states come by slice (see [`super::windows`]). They are merged into the slice's
+//!    groups in memory and appended, as they came, to the state table: an epoch writes what it
+//!    brought, never what was there before. Key: `partition u32 BE | slice i64, order-preserving |
+//!    number u64 BE`. A slice with many small entries is rewritten as one now and then.
+//! 2. When the watermark passes a window's end, a tumbling window's only slice is evaluated as it
+//!    is. A hopping window's slices give up their states once, as columns, which every window
+//!    that covers the slice merges.
+//! 3. A slice goes, with its entries, after the last window that needs it.
+//!
+//! Windows come out in the order of their ends; within a window groups come in the order in which
+//! they were first seen. Partial states of a slice whose windows are all closed are dropped and
+//! counted.
+//!
+//! With `emit_changes` slices stay columns. At the end of an epoch the windows that it touched are
+//! evaluated without and with what it brought, for the groups that it touched, and the difference
+//! is emitted. So nothing is left to emit when a window closes, and what was emitted before a
+//! restart need not be stored.
+//!
+//! A group whose states can't be put together, because a sum overflows for instance, has no row in
+//! the windows that it concerns, and its states are handed back as rejected. Where that shows while
+//! states are merged in memory, the slice is taken from the state table again, as columns.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, AsArray, BooleanArray, Int8Array, Int64Array, RecordBatch, UInt32Array};
+use arrow::compute::{concat_batches, filter_record_batch, take_arrays};
+use arrow::datatypes::{DataType, Int64Type, SchemaRef};
+use headwater_event::clock::Micros;
+use headwater_event::op::Op;
+
+use super::accumulation::Accumulation;
+use super::salvage::{ByGroup, stacked};
+use super::windows::time_column;
+use super::{Operator, Rejected, Saved, StateChanges, batch_of, parts};
+use crate::difference::difference;
+use crate::error::{Error, Result};
+use crate::groups::Groups;
+use crate::plan;
+use crate::plan::Aggregate;
+
+/// A slice with this many entries is rewritten as one, if that makes it much smaller.
+const ENTRIES_MAX: u64 = 64;
+
+pub struct WindowAggregate {
+    plan: plan::WindowAggregate,
+    aggregates: Arc<[Aggregate]>,
+    input: SchemaRef,
+    group_types: Vec<DataType>,
+    slices: BTreeMap<Micros, Slice>,
+    /// Windows that end here or before are closed.
+    closed: Option<Micros>,
+    /// Entries of slices that have gone.
+    gone: Vec<(Micros, Range<u64>)>,
+    late: u64,
+    rejected: Vec<Rejected>,
+    /// Where its entries are.
+    saved: Option<Saved>,
+}
+
+#[derive(Default)]
+struct Slice {
+    /// Merged so far, until a window that has other slices too needs it.
+    live: Option<Accumulation>,
+    /// States as columns, with what the epoch brought last of all.
+    parts: Vec<RecordBatch>,
+    /// What the epoch brought.
+    arrived: Vec<RecordBatch>,
+    /// The numbers of its entries in the state table.
+    entries: Range<u64>,
+    /// The rows of those entries, and how many of them a rewriting left.
+    rows_stored: usize,
+    rows_rewritten: usize,
+}
+
+impl WindowAggregate {
+    pub fn new(plan: plan::WindowAggregate, input: SchemaRef) -> Result<Self> {
+        let groups = input.fields().iter().skip(1).take(plan.groups);
+        Ok(Self {
+            aggregates: plan.aggregates.as_slice().into(),
+            group_types: groups.map(|field| field.data_type().clone()).collect(),
+            slices: BTreeMap::new(),
+            closed: None,
+            gone: Vec::new(),
+            late: 0,
+            rejected: Vec::new(),
+            saved: None,
+            input,
+            plan,
+        })
+    }
+
+    /// Whether every window that the slice belongs to is closed.
+    fn is_closed(&self, slice: Micros) -> bool {
+        let end = self.plan.window.last_start(slice) + self.plan.window.size;
+        self.closed.is_some_and(|closed| end <= closed)
+    }
+
+    fn merge(&self, accumulation: &mut Accumulation, part: &RecordBatch) -> Result<()> {
+        let groups = &part.columns()[1..=self.plan.groups];
+        let states = &part.columns()[1 + self.plan.groups..];
+        accumulation.merge(groups, part.num_rows(), states)
+    }
+
+    fn arrive(&mut self, start: Micros, part: RecordBatch) -> Result<()> {
+        let mut slice = self.slices.remove(&start).unwrap_or_default();
+        slice.arrived.push(part.clone());
+        if self.plan.emit_changes || !slice.parts.is_empty() {
+            slice.parts.push(part);
+        } else {
+            let mut live = match slice.live.take() {
+                Some(live) => live,
+                None => self.fresh()?,
+            };
+            match self.merge(&mut live, &part) {
+                Ok(()) => slice.live = Some(live),
+                Err(error) if error.is_of_data() => self.reload(start, &mut slice)?,
+                Err(error) => return Err(error),
+            }
+        }
+        self.slices.insert(start, slice);
+        Ok(())
+    }
+
+    fn fresh(&self) -> Result<Accumulation> {
+        Accumulation::new(&self.group_types, &self.aggregates)
+    }
+
+    /// Takes a slice's states from the state table, and what has arrived since the last commit,
+    /// as columns: what was merged in memory is broken.
+    fn reload(&self, start: Micros, slice: &mut Slice) -> Result<()> {
+        slice.live = None;
+        slice.parts.clear();
+        if let Some(saved) = &self.saved {
+            for number in slice.entries.clone() {
+                let key = parts::key(saved.partition, start, number);
+                let place = || format!("entry {number} of a window's slice in partition {}", saved.partition);
+                let value = saved.table.get(&key)?.ok_or_else(|| Error::State {
+                    place: place(),
+                    what: "it is missing".to_owned(),
+                })?;
+                slice.parts.push(parts::decode(&value, &place())?);
+            }
+        }
+        slice.parts.extend(slice.arrived.iter().cloned());
+        Ok(())
+    }
+
+    fn part_of(&self, start: Micros, states: Vec<ArrayRef>, rows: usize) -> Result<RecordBatch> {
+        let mut columns: Vec<ArrayRef> = vec![Arc::new(Int64Array::from_value(start, rows))];
+        columns.extend(states);
+        batch_of(&self.input, columns)
+    }
+
+    /// The rows of the window that begins at `start`.
+    fn evaluate(&mut self, start: Micros) -> Result<RecordBatch> {
+        let end = start + self.plan.window.size;
+        if self.plan.window.is_tumbling()
+            && let Some(live) = self.slices.get_mut(&start).and_then(|slice| slice.live.as_mut())
+        {
+            let groups = live.len();
+            let results = live.take_results();
+            match results.and_then(|results| self.rows_of(start, groups, results)) {
+                Err(error) if error.is_of_data() => {
+                    let mut slice = self.slices.remove(&start).unwrap_or_default();
+                    self.reload(start, &mut slice)?;
+                    self.slices.insert(start, slice);
+                }
+                rows => return rows,
+            }
+        }
+        self.seal(start..end)?;
+        let parts: Vec<RecordBatch> = self
+            .slices
+            .range(start..end)
+            .flat_map(|(_, slice)| slice.parts.clone())
+            .collect();
+        let mut rejected = Vec::new();
+        let results = self.results(&parts, &parts, &mut rejected)?;
+        self.rejected.append(&mut rejected);
+        self.rows_of(start, rows_in(&results), results)
+    }
+
+    /// The keys and results of all groups of the parts, but those that fail: their rows in
+    /// `blamed` are rejected.
+    fn results(
+        &self,
+        parts: &[RecordBatch],
+        blamed: &[RecordBatch],
+        rejected: &mut Vec<Rejected>,
+    ) -> Result<Vec<ArrayRef>> {
+        let results = |parts: &[RecordBatch]| {
+            let mut whole = self.fresh()?;
+            parts.iter().try_for_each(|part| self.merge(&mut whole, part))?;
+            whole.take_results()
+        };
+        match results(parts) {
+            Err(error) if error.is_of_data() => {}
+            results => return results,
+        }
+        let by_group = ByGroup {
+            types: &self.group_types,
+            columns: 1..1 + self.plan.groups,
+            parts,
+            blamed,
+        };
+        let mut each = by_group.each(rejected, results)?;
+        if each.is_empty() {
+            each.push(self.fresh()?.take_results()?);
+        }
+        stacked(&each)
+    }
+
+    /// Turns the states of slices into columns.
+    fn seal(&mut self, slices: Range<Micros>) -> Result<()> {
+        let live = self.slices.range(slices).filter(|(_, slice)| slice.live.is_some());
+        let live: Vec<Micros> = live.map(|(&start, _)| start).collect();
+        for start in live {
+            let mut slice = self.slices.remove(&start).unwrap_or_default();
+            if let Some(mut live) = slice.live.take() {
+                let rows = live.len();
+                let states = live.take_states();
+                match states.and_then(|states| self.part_of(start, states, rows)) {
+                    Ok(part) => slice.parts.push(part),
+                    Err(error) if error.is_of_data() => self.reload(start, &mut slice)?,
+                    Err(error) => return Err(error),
+                }
+            }
+            self.slices.insert(start, slice);
+        }
+        Ok(())
+    }
+
+    fn rows_of(&self, start: Micros, rows: usize, results: Vec<ArrayRef>) -> Result<RecordBatch> {
+        batch_of(&self.plan.schema, self.with_bounds(start, rows, results))
+    }
+
+    fn with_bounds(&self, start: Micros, rows: usize, rest: Vec<ArrayRef>) -> Vec<ArrayRef> {
+        let mut columns: Vec<ArrayRef> = Vec::with_capacity(rest.len() + 2);
+        for (bound, field) in [start, start + self.plan.window.size]
+            .into_iter()
+            .zip(self.plan.schema.fields())
+        {
+            columns.push(Arc::new(time_column(vec![bound; rows], field.data_type())));
+        }
+        columns.extend(rest);
+        columns
+    }
+
+    /// What this epoch changed in the open window that begins at `start`: what is new or
+    /// different, then the rows of groups that can't be computed any more.
+    fn changes_of(&self, start: Micros, rejected: &mut Vec<Rejected>) -> Result<[RecordBatch; 2]> {
+        let end = start + self.plan.window.size;
+        let mut touched = Groups::new(&self.group_types)?;
+        let mut indices = Vec::new();
+        let slices = || self.slices.range(start..end).map(|(_, slice)| slice);
+        for part in slices().flat_map(|slice| &slice.arrived) {
+            touched.intern(&part.columns()[1..=self.plan.groups], part.num_rows(), &mut indices)?;
+        }
+        let total = touched.len();
+        let arrived: Vec<RecordBatch> = slices().flat_map(|slice| slice.arrived.clone()).collect();
+        let (mut before, mut after) = (Vec::new(), Vec::new());
+        for slice in slices() {
+            let known = slice.parts.len() - slice.arrived.len();
+            for (position, part) in slice.parts.iter().enumerate() {
+                touched.intern(&part.columns()[1..=self.plan.groups], part.num_rows(), &mut indices)?;
+                let ours: BooleanArray = indices.iter().map(|&index| Some(index < total)).collect();
+                let part = filter_record_batch(part, &ours)?;
+                if position < known {
+                    before.push(part.clone());
+                }
+                after.push(part);
+            }
+        }
+        // Those that failed before were rejected before.
+        let before_all = self.results(&before, &[], &mut Vec::new())?;
+        let after_all = self.results(&after, &arrived, rejected)?;
+        let (before_groups, before) = before_all.split_at(self.plan.groups);
+        let (after_groups, after) = after_all.split_at(self.plan.groups);
+        let mut places = Groups::new(&self.group_types)?;
+        places.intern(after_groups, rows_in(&after_all), &mut indices)?;
+        let mut before_of = vec![None; places.len()];
+        let mut lost = Vec::new();
+        places.intern(before_groups, rows_in(&before_all), &mut indices)?;
+        for (row, &place) in indices.iter().enumerate() {
+            match before_of.get_mut(place) {
+                Some(before) => *before = Some(row as u32),
+                None => lost.push(row as u32),
+            }
+        }
+        let difference = difference(after_groups, before, &before_of, after)?;
+        let mut gone = take_arrays(&before_all, &UInt32Array::from(lost.clone()), None)?;
+        gone.push(Arc::new(Int8Array::from_value(Op::Delete as i8, lost.len())));
+        let batch =
+            |columns: Vec<ArrayRef>| batch_of(&self.plan.schema, self.with_bounds(start, rows_in(&columns), columns));
+        Ok([batch(difference)?, batch(gone)?])
+    }
+
+    /// The starts of the open windows that this epoch touched.
+    fn touched_windows(&self) -> Vec<Micros> {
+        let window = &self.plan.window;
+        let mut starts = Vec::new();
+        for (&slice, _) in self.slices.iter().filter(|(_, slice)| !slice.arrived.is_empty()) {
+            let mut start = window.first_ending_after(self.closed.map_or(slice, |closed| closed.max(slice)));
+            while start <= slice {
+                starts.push(start);
+                start += window.slide;
+            }
+        }
+        starts.sort_unstable();
+        starts.dedup();
+        starts
+    }
+
+    /// Lets the first slice go if no open window needs it.
+    fn drop_closed(&mut self) {
+        while let Some((&start, _)) = self.slices.first_key_value() {
+            if !self.is_closed(start) {
+                return;
+            }
+            if let Some(slice) = self.slices.remove(&start)
+                && !slice.entries.is_empty()
+            {
+                self.gone.push((start, slice.entries));
+            }
+        }
+    }
+
+    /// What arrived as one batch or, where there are many entries already, one in place of all.
+    fn storable(&mut self, start: Micros, slice: &mut Slice) -> Result<RecordBatch> {
+        let arrived = concat_batches(&self.input, &slice.arrived)?;
+        slice.arrived.clear();
+        let entries = slice.entries.end - slice.entries.start;
+        if entries < ENTRIES_MAX || slice.rows_stored < 2 * slice.rows_rewritten {
+            return Ok(arrived);
+        }
+        let part = match self.rewritten(start, slice) {
+            Ok(part) => part,
+            Err(error) if error.is_of_data() => {
+                // It stays as it is: the groups that fail are found when a window closes.
+                if slice.live.is_some() {
+                    slice.arrived.push(arrived.clone());
+                    self.reload(start, slice)?;
+                    slice.arrived.clear();
+                }
+                return Ok(arrived);
+            }
+            Err(error) => return Err(error),
+        };
+        self.gone.push((start, slice.entries.clone()));
+        slice.entries.start = slice.entries.end;
+        slice.rows_stored = 0;
+        slice.rows_rewritten = part.num_rows();
+        Ok(part)
+    }
+}
+
+impl WindowAggregate {
+    /// All of a slice as one part. Where this fails, live states are broken.
+    fn rewritten(&self, start: Micros, slice: &mut Slice) -> Result<RecordBatch> {
+        if let Some(live) = &mut slice.live {
+            let rows = live.len();
+            let part = self.part_of(start, live.take_states()?, rows)?;
+            self.merge(live, &part)?;
+            return Ok(part);
+        }
+        let mut whole = self.fresh()?;
+        slice.parts.iter().try_for_each(|part| self.merge(&mut whole, part))?;
+        let rows = whole.len();
+        let part = self.part_of(start, whole.take_states()?, rows)?;
+        slice.parts = vec![part.clone()];
+        Ok(part)
+    }
+}
+
+impl Operator for WindowAggregate {
+    fn process(&mut self, batch: RecordBatch, _: &mut Vec<RecordBatch>) -> Result<()> {
+        let mut first = 0;
+        let starts = batch.column(0).as_primitive::<Int64Type>().values().clone();
+        for run in starts.chunk_by(|a, b| a == b) {
+            let part = batch.slice(first, run.len());
+            first += run.len();
+            if self.is_closed(run[0]) {
+                self.late += run.len() as u64;
+                continue;
+            }
+            self.arrive(run[0], part)?;
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self, out: &mut Vec<RecordBatch>) -> Result<()> {
+        if !self.plan.emit_changes {
+            return Ok(());
+        }
+        for start in self.touched_windows() {
+            let mut rejected = Vec::new();
+            let changes = self.changes_of(start, &mut rejected)?;
+            self.rejected.append(&mut rejected);
+            out.extend(changes.into_iter().filter(|changes| changes.num_rows() > 0));
+        }
+        Ok(())
+    }
+
+    fn advance(&mut self, watermark: Micros, out: &mut Vec<RecordBatch>) -> Result<()> {
+        let window = self.plan.window;
+        while let Some((&slice, _)) = self.slices.first_key_value() {
+            let start = window.first_ending_after(self.closed.map_or(slice, |closed| closed.max(slice)));
+            let end = start + window.size;
+            if end > watermark {
+                break;
+            }
+            if !self.plan.emit_changes {
+                let rows = self.evaluate(start)?;
+                if rows.num_rows() > 0 {
+                    out.push(rows);
+                }
+            }
+            self.closed = Some(end);
+            self.drop_closed();
+        }
+        self.closed = Some(self.closed.map_or(watermark, |closed| closed.max(watermark)));
+        Ok(())
+    }
+
+    fn changes(&mut self, changes: &mut StateChanges) -> Result<()> {
+        let arrived = self.slices.iter().filter(|(_, slice)| !slice.arrived.is_empty());
+        let arrived: Vec<Micros> = arrived.map(|(&start, _)| start).collect();
+        for start in arrived {
+            let Some(mut slice) = self.slices.remove(&start) else {
+                continue;
+            };
+            let part = self.storable(start, &mut slice)?;
+            let key = parts::key(changes.partition, start, slice.entries.end);
+            changes.entries.push((key, Some(parts::encode(&part)?)));
+            slice.entries.end += 1;
+            slice.rows_stored += part.num_rows();
+            self.slices.insert(start, slice);
+        }
+        for (start, numbers) in self.gone.drain(..) {
+            let keys = numbers.map(|number| parts::key(changes.partition, start, number));
+            changes.entries.extend(keys.map(|key| (key, None)));
+        }
+        Ok(())
+    }
+
+    fn restore(&mut self, saved: &Saved) -> Result<()> {
+        self.closed = saved.watermark;
+        self.saved = Some(saved.clone());
+        for entry in saved.table.scan(&saved.partition.to_be_bytes()) {
+            let (key, value) = entry?;
+            let place = format!("partition {}", saved.partition);
+            let (start, number) = parts::parse_key(&key).ok_or_else(|| Error::State {
+                place: place.clone(),
+                what: format!("a key of {} bytes", key.len()),
+            })?;
+            let part = parts::decode(&value, &place)?;
+            let rows = part.num_rows();
+            self.arrive(start, part)?;
+            if let Some(slice) = self.slices.get_mut(&start) {
+                slice.arrived.clear();
+                if slice.entries.is_empty() {
+                    slice.entries = number..number;
+                }
+                slice.entries.end = number + 1;
+                slice.rows_stored += rows;
+            }
+        }
+        Ok(())
+    }
+
+    fn take_late(&mut self) -> u64 {
+        std::mem::take(&mut self.late)
+    }
+
+    fn take_rejected(&mut self) -> Vec<Rejected> {
+        std::mem::take(&mut self.rejected)
+    }
+}
+
+fn rows_in(columns: &[ArrayRef]) -> usize {
+    columns.first().map_or(0, |column| column.len())
+}

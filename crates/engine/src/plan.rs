@@ -1,0 +1,198 @@
+//! What a continuous query is made of: stages, each a chain of operators between two topics.
+//!
+//! A stage needs no data to change place. Wherever rows must meet by key the query is cut, and the
+//! two stages are joined by an internal topic. So there is one way to move rows between tasks,
+//! threads or machines: the log.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::datatypes::{FieldRef, SchemaRef};
+use datafusion_common::Result;
+use datafusion_expr_common::groups_accumulator::GroupsAccumulator;
+use datafusion_physical_expr_common::physical_expr::PhysicalExpr;
+use headwater_event::clock::Micros;
+
+/// A continuous query, ready to run.
+#[derive(Clone, Debug)]
+pub struct Pipeline {
+    /// Unique among running pipelines, and the same after a restart: topics, state tables and
+    /// owners are named after it. For a catalog object `name-id`.
+    pub name: Arc<str>,
+    /// In the order of the flow; each reads the topic that the one before it writes.
+    pub stages: Vec<Stage>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Stage {
+    pub input: Input,
+    pub operators: Vec<Operator>,
+    pub output: Output,
+}
+
+/// The topic that a stage reads; one task for each of its partitions.
+#[derive(Clone, Debug)]
+pub struct Input {
+    pub topic: Arc<str>,
+    pub partitions: u32,
+    /// The columns to read, ascending, of the topic's schema; `schema` is what they give.
+    pub columns: Vec<usize>,
+    pub schema: SchemaRef,
+    pub time: TimeSource,
+    /// Begin at the end of the topic, where there is no commit to go on from.
+    pub from_latest: bool,
+    pub idle_timeout: Duration,
+}
+
+/// Where a stage's watermark comes from.
+#[derive(Clone, Debug)]
+pub enum TimeSource {
+    /// Nothing in the query needs event time.
+    None,
+    /// From the rows: the greatest time seen in `column` (of the input's schema, a
+    /// `Timestamp(Microsecond, _)`), less `delay`. A row strictly below the watermark as it stood
+    /// before the row is late.
+    Rows {
+        column: usize,
+        delay: Micros,
+        late: LateRows,
+    },
+    /// From the progress that `producers` tasks wrote with their batches: the least of the live ones.
+    Producers { producers: u32 },
+}
+
+/// Late rows are always counted.
+#[derive(Clone, Debug)]
+pub enum LateRows {
+    /// Rows pass on: nothing in this query closes by time.
+    Keep,
+    Drop,
+    /// To the stream `dead_letters`: `topic` is its topic, `stream` the stream that they came from.
+    DeadLetter {
+        topic: Arc<str>,
+        stream: Arc<str>,
+    },
+}
+
+#[derive(Clone, Debug)]
+pub enum Operator {
+    Filter(Filter),
+    Project(Project),
+    AssignWindows(AssignWindows),
+    PartialAggregate(PartialAggregate),
+    WindowAggregate(WindowAggregate),
+    ChangelogAggregate(ChangelogAggregate),
+}
+
+/// Keeps the rows for which `predicate` is true. On a changelog as on any batch.
+#[derive(Clone, Debug)]
+pub struct Filter {
+    pub predicate: Arc<dyn PhysicalExpr>,
+}
+
+/// Computes columns. On a changelog the last expression passes the op column on.
+#[derive(Clone, Debug)]
+pub struct Project {
+    pub expressions: Vec<Arc<dyn PhysicalExpr>>,
+    pub schema: SchemaRef,
+}
+
+/// Event-time windows `[start, end)`, aligned to the epoch plus `offset`. A tumbling window is a
+/// hopping one whose slide is its size. All in microseconds, `0 < slide <= size`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    pub size: Micros,
+    pub slide: Micros,
+    pub offset: Micros,
+}
+
+/// Appends the columns `window_start`, `window_end`, `window_time` (the last microsecond of the window;
+/// all of the time column's type) to every row, once for each window that holds it. For queries that use windows without
+/// aggregating over them. Rows whose time is NULL are in no window: they are dead letters.
+#[derive(Clone, Debug)]
+pub struct AssignWindows {
+    pub time_column: usize,
+    pub window: Window,
+    pub schema: SchemaRef,
+}
+
+/// Aggregates the rows of one epoch by group (and by slice of time, where there is a window) and
+/// hands the partial states on at the epoch's end. Its output: `slice` (Int64, the slice's start; only with
+/// a window), then the groups, then every aggregate's state fields.
+#[derive(Clone, Debug)]
+pub struct PartialAggregate {
+    pub window: Option<(usize, Window)>,
+    pub groups: Vec<Arc<dyn PhysicalExpr>>,
+    pub aggregates: Vec<Aggregate>,
+    pub schema: SchemaRef,
+}
+
+/// Merges partial states of windows, and emits a window's final rows when the watermark passes its end. Its output:
+/// `window_start`, `window_end`, then the groups, then the aggregates' results.
+#[derive(Clone, Debug)]
+pub struct WindowAggregate {
+    pub window: Window,
+    /// The number of group columns after `slice` in its input.
+    pub groups: usize,
+    pub aggregates: Vec<Aggregate>,
+    pub schema: SchemaRef,
+    /// Ask for rows before the window closes too: a changelog (the schema ends in the op column).
+    pub emit_changes: bool,
+}
+
+/// Merges partial states by group for ever, and emits what changed at the end of each epoch. Its
+/// output is a changelog: the groups, the results, the op column.
+#[derive(Clone, Debug)]
+pub struct ChangelogAggregate {
+    pub groups: usize,
+    pub aggregates: Vec<Aggregate>,
+    pub schema: SchemaRef,
+}
+
+/// An aggregate function over its arguments.
+#[derive(Clone)]
+pub struct Aggregate {
+    /// As people know it, `sum(price)`.
+    pub name: String,
+    pub arguments: Vec<Arc<dyn PhysicalExpr>>,
+    pub filter: Option<Arc<dyn PhysicalExpr>>,
+    pub state_fields: Vec<FieldRef>,
+    pub result_field: FieldRef,
+    pub accumulator: Arc<dyn Fn() -> Result<Box<dyn GroupsAccumulator>> + Send + Sync>,
+}
+
+/// Where a stage's rows go.
+#[derive(Clone, Debug)]
+pub enum Output {
+    /// To a topic, partitioned by the columns of the stage's rows; without columns, from each task
+    /// to the partition of its own number (modulo `partitions`).
+    Topic {
+        topic: Arc<str>,
+        partitions: u32,
+        partition_by: Vec<usize>,
+    },
+    /// To a view: `table` keeps the current rows (see `view::key` and `view::row` for the encoding), and
+    /// `topic`, with as many partitions as the stage has tasks, takes the changes.
+    View {
+        table: Arc<str>,
+        topic: Arc<str>,
+        key: ViewKey,
+        schema: SchemaRef,
+    },
+}
+
+/// What names a row of a view.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ViewKey {
+    /// These columns of the view.
+    Columns(Vec<usize>),
+    /// Nothing in the row: the place of the input row that it came from. Rows are only added.
+    Position,
+}
+
+impl fmt::Debug for Aggregate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
+}

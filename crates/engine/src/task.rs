@@ -1,0 +1,496 @@
+//! A stage on one partition.
+//!
+//! 1. Claim the task's work, so that nobody else can commit it, and restore the operators.
+//! 2. Read what has come since the last commit, up to a limit. That is an epoch: one batch when
+//!    little comes, many when the last commit took its time.
+//! 3. Set aside rows that are late or have no time, pass the others through the operators, end
+//!    the epoch with the new watermark.
+//! 4. Commit, in one step: what was read, what was produced, what changed in state. A full disk
+//!    is waited for; a lost claim ends the task; after any other failure it starts again at 1.
+//! 5. Now and then, trim what was read, where the input is the query's own.
+//!
+//! No row can stop a task for good: what can't be computed goes to the dead letters, and the other
+//! rows go on without it.
+//!
+//! Without input it waits, and after the stream's idle time it follows its peers' watermark.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+use bytes::Bytes;
+use headwater_event::clock::{Clock, Micros};
+use headwater_event::offset::{Offset, TopicPartition};
+use headwater_event::watermark::Progress;
+use headwater_log::error::{Error as LogError, Kind};
+use headwater_log::{Claim, Commit, Log, LoggedBatch, StateWrite};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::chain::Chain;
+use crate::dead_letter::DeadLetterOffice;
+use crate::epoch::Epoch;
+use crate::error::Result;
+use crate::origin::{Origin, gathered};
+use crate::output::{Announcement, Destination};
+use crate::peers::Peers;
+use crate::plan::{LateRows, Operator, Stage, TimeSource};
+use crate::status::{TaskMetrics, TaskState, TaskStatus};
+use crate::time::EventTime;
+use crate::view::{FLUSHED_ROWS, Place};
+
+const RETRY_FIRST: Duration = Duration::from_millis(20);
+const RETRY_MAX: Duration = Duration::from_secs(2);
+/// The size of state is looked at once in so many epochs.
+const STATE_BYTES_EVERY: u64 = 64;
+/// What was read of an input that is the query's own is kept no longer than this.
+const TRIM_EVERY: Duration = Duration::from_secs(30);
+
+/// What a task is, and what it has been given to work with.
+pub struct Assignment {
+    pub log: Arc<dyn Log>,
+    pub clock: Arc<dyn Clock>,
+    pub pipeline: Arc<str>,
+    pub number: usize,
+    pub stage: Arc<Stage>,
+    pub partition: u32,
+    /// Where to begin if nothing was ever committed; `None` for as the plan says.
+    pub begin_at: Option<Offset>,
+    pub destination: Destination,
+    /// Whether those who read the output wait for its progress.
+    pub announces: bool,
+    pub dead_letters: Option<DeadLetterOffice>,
+    /// Trim the input after so many batches; `None` where it isn't the query's own.
+    pub trim_every_batches: Option<usize>,
+    pub epoch_bytes_max: usize,
+    pub cache_bytes_max: usize,
+    pub peers: Arc<Peers>,
+    /// Requests to look at everything again, numbered.
+    pub nudges: watch::Receiver<u64>,
+    pub status: watch::Sender<TaskStatus>,
+    pub stop: CancellationToken,
+}
+
+/// A task between two commits.
+pub struct Task<'a> {
+    is: &'a Assignment,
+    input: TopicPartition,
+    claim: Claim,
+    next: Offset,
+    committed: Offset,
+    time: EventTime,
+    stored_time: Bytes,
+    chain: Chain,
+    announced: Option<Progress>,
+    last_input: Duration,
+    idle: bool,
+    /// Rows of a view without a key that came out at the end of epochs, since `next` has moved.
+    flushed_rows: u32,
+    untrimmed_batches: usize,
+    trimmed: Duration,
+    metrics: TaskMetrics,
+}
+
+pub fn owner(pipeline: &str, stage: usize, partition: u32) -> String {
+    format!("{pipeline}.{stage}.{partition}")
+}
+
+pub fn task_table(pipeline: &str, stage: usize) -> Arc<str> {
+    format!("{pipeline}.{stage}.task").into()
+}
+
+/// Runs a task until it is told to stop.
+pub async fn run(is: &Assignment) -> Result<()> {
+    let mut task = Task::open(is).await?;
+    let mut nudges = is.nudges.clone();
+    let mut peers = is.peers.changes();
+    loop {
+        if is.stop.is_cancelled() {
+            return Ok(());
+        }
+        let nudge = *nudges.borrow_and_update();
+        peers.mark_unchanged();
+        // Looked at before reading: what a peer had read when it came this far was there for this
+        // task to read too, if it came with the same append.
+        let common = is.peers.watermark();
+        let batches = task.read().await?;
+        if !batches.is_empty() {
+            task.epoch(batches).await?;
+            tokio::task::yield_now().await;
+            continue;
+        }
+        if task.be_silent(common).await? {
+            continue;
+        }
+        is.status.send_modify(|status| status.settled = nudge);
+        tokio::select! {
+            () = is.stop.cancelled() => return Ok(()),
+            waited = is.log.wait(&task.input, task.next) => waited?,
+            _ = nudges.changed() => {}
+            _ = peers.changed(), if task.idle => {}
+            () = is.clock.sleep(task.until_idle()), if task.may_become_idle() => {}
+        }
+    }
+}
+
+impl<'a> Task<'a> {
+    async fn open(is: &'a Assignment) -> Result<Task<'a>> {
+        let input = TopicPartition::new(Arc::clone(&is.stage.input.topic), is.partition);
+        let claim = is.log.claim(&owner(&is.pipeline, is.number, is.partition)).await?;
+        let mut time = EventTime::new(&is.stage.input.time);
+        let table = is.log.state(&task_table(&is.pipeline, is.number)).await?;
+        let stored_time = table.get(&watermark_key(is.partition))?.unwrap_or_default();
+        if !stored_time.is_empty() {
+            time.decode(&stored_time)?;
+        }
+        let stage = (&*is.pipeline, is.number);
+        let watermark = time.watermark();
+        let chain = Chain::open(&*is.log, stage, &is.stage, is.partition, watermark, is.cache_bytes_max).await?;
+        let known = claim.consumed.get(&input).copied();
+        let mut task = Task {
+            next: known.unwrap_or(0),
+            committed: known.unwrap_or(0),
+            metrics: TaskMetrics::new(&is.pipeline, is.number, is.partition),
+            last_input: is.clock.elapsed(),
+            trimmed: is.clock.elapsed(),
+            // What the former owner left.
+            untrimmed_batches: is.trim_every_batches.unwrap_or_default(),
+            flushed_rows: 0,
+            announced: None,
+            idle: false,
+            is,
+            input,
+            claim,
+            time,
+            stored_time,
+            chain,
+        };
+        if known.is_none() {
+            task.begin().await?;
+        }
+        task.flushed_rows = is.destination.flushed_rows(&*is.log, task.flush_place(0)).await?;
+        task.is.peers.report(is.partition, task.time.watermark(), false);
+        let (next, watermark) = (task.next, task.time.watermark());
+        is.status.send_modify(|status| {
+            status.state = TaskState::Running;
+            status.offset = next;
+            status.watermark = watermark;
+        });
+        Ok(task)
+    }
+
+    /// Writes down where the task begins, so that a restart before its first epoch begins there too.
+    async fn begin(&mut self) -> Result<()> {
+        let offsets = self.is.log.offsets(&self.input).await?;
+        self.next = match self.is.begin_at {
+            Some(offset) => offset.clamp(offsets.start, offsets.end),
+            None if self.is.stage.input.from_latest => offsets.end,
+            None => offsets.start,
+        };
+        self.commit(Commit {
+            consumed: vec![(self.input.clone(), self.next)],
+            ..Commit::default()
+        })
+        .await?;
+        self.committed = self.next;
+        Ok(())
+    }
+
+    /// What is there. A damaged batch is left out, with a word in the log.
+    async fn read(&mut self) -> Result<Vec<LoggedBatch>> {
+        let columns = &self.is.stage.input.columns;
+        loop {
+            let read = self
+                .is
+                .log
+                .read(&self.input, self.next, self.is.epoch_bytes_max, Some(columns));
+            match read.await {
+                Ok(batches) => return Ok(batches),
+                Err(error @ LogError::Damaged { next, .. }) if next > self.next => {
+                    tracing::error!(pipeline = &*self.is.pipeline, %error, "a damaged batch is left out");
+                    self.metrics.damaged_batches.increment(1);
+                    self.is.status.send_modify(|status| status.damaged_batches += 1);
+                    self.next = next;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    async fn epoch(&mut self, batches: Vec<LoggedBatch>) -> Result<()> {
+        let mut epoch = Epoch::default();
+        let Some(last) = batches.last() else { return Ok(()) };
+        self.next = last.next();
+        if let EventTime::Producers(producers) = &mut self.time {
+            batches
+                .iter()
+                .filter_map(|batch| batch.progress)
+                .for_each(|progress| producers.observe(progress));
+            producers.advance();
+        }
+        for gathered in gathered(&batches)? {
+            self.process(&gathered.origin, gathered.rows, &mut epoch)?;
+        }
+        if epoch.rows_read > 0 {
+            self.last_input = self.is.clock.elapsed();
+            self.idle = false;
+        }
+        self.finish(epoch).await?;
+        self.untrimmed_batches += batches.len();
+        self.trim().await
+    }
+
+    /// Lets go of what was read, where nobody else wants it.
+    async fn trim(&mut self) -> Result<()> {
+        let Some(every_batches) = self.is.trim_every_batches else {
+            return Ok(());
+        };
+        let now = self.is.clock.elapsed();
+        if self.untrimmed_batches < every_batches && now.saturating_sub(self.trimmed) < TRIM_EVERY {
+            return Ok(());
+        }
+        match self.is.log.trim(&self.input, self.committed).await {
+            Ok(()) => {}
+            Err(error) if matches!(error.kind(), Kind::Closed | Kind::Conflict) => return Err(error.into()),
+            // It takes room, and is tried again with the next lot.
+            Err(error) => tracing::warn!(input = %self.input, %error, "what was read can't be trimmed"),
+        }
+        self.untrimmed_batches = 0;
+        self.trimmed = now;
+        Ok(())
+    }
+
+    fn process(&mut self, origin: &Origin, rows: RecordBatch, epoch: &mut Epoch) -> Result<()> {
+        epoch.rows_read += rows.num_rows() as u64;
+        let (rows, which) = self.admit(origin, rows, epoch)?;
+        if rows.num_rows() == 0 {
+            return Ok(());
+        }
+        let mut out = Vec::new();
+        let mut rejections = Vec::new();
+        self.chain.process(rows, &mut out, &mut rejections)?;
+        let first = Place {
+            partition: self.is.partition,
+            offset: origin.offset(0),
+            row: 0,
+        };
+        epoch.add(first, out);
+        let of_batch = |row: usize| which.as_ref().map_or(row, |which| which[row] as usize);
+        epoch.reject(
+            rejections,
+            |row| origin.offset(of_batch(row)),
+            self.committed..self.next,
+        );
+        Ok(())
+    }
+
+    /// Sets aside the rows that event time has no place for.
+    /// Hands on the others, and which rows they were; `None` for all.
+    fn admit(
+        &mut self,
+        origin: &Origin,
+        rows: RecordBatch,
+        epoch: &mut Epoch,
+    ) -> Result<(RecordBatch, Option<Vec<u32>>)> {
+        let TimeSource::Rows { late: policy, .. } = &self.is.stage.input.time else {
+            return Ok((rows, None));
+        };
+        let EventTime::Rows(time) = &mut self.time else {
+            return Ok((rows, None));
+        };
+        let admitted = time.admit(rows.clone())?;
+        epoch.count_late(&admitted.aside);
+        if let LateRows::Keep = policy {
+            // The times are followed, and all rows go on: an operator that can't use one says so.
+            return Ok((rows, None));
+        }
+        epoch.set_aside(admitted.aside, origin, policy);
+        Ok((admitted.rows, admitted.which))
+    }
+
+    /// Where the next row that comes out at the end of an epoch has its place in a view without a
+    /// key: behind the last offset that was read, apart from the rows that came from there.
+    fn flush_place(&self, rows: u32) -> Place {
+        Place {
+            partition: self.is.partition,
+            offset: self.next.saturating_sub(1),
+            row: FLUSHED_ROWS + rows,
+        }
+    }
+
+    async fn finish(&mut self, mut epoch: Epoch) -> Result<()> {
+        let mut out = Vec::new();
+        let mut rejections = Vec::new();
+        self.chain.finish(self.time.watermark(), &mut out, &mut rejections)?;
+        if self.next != self.committed {
+            self.flushed_rows = 0;
+        }
+        let place = self.flush_place(self.flushed_rows);
+        self.flushed_rows += out.iter().map(|batch| batch.num_rows() as u32).sum::<u32>();
+        epoch.add(place, out);
+        epoch.reject(rejections, |_| self.committed, self.committed..self.next);
+        let progress = self.progress();
+        let mut commit = Commit {
+            state: self.chain.changes()?,
+            ..Commit::default()
+        };
+        if self.next != self.committed {
+            commit.consumed.push((self.input.clone(), self.next));
+        }
+        let announcement = Announcement {
+            progress,
+            alone: self.is.announces && progress != self.announced,
+        };
+        self.is
+            .destination
+            .write(self.is.partition, &epoch.out, announcement, &mut commit)?;
+        self.add_dead_letters(&epoch, &mut commit)?;
+        let time = self.time.encode();
+        if time != self.stored_time {
+            commit.state.push(StateWrite {
+                table: task_table(&self.is.pipeline, self.is.number),
+                entries: Arc::new([(watermark_key(self.is.partition), Some(time.clone()))]),
+            });
+        }
+        let started = self.is.clock.elapsed();
+        if !(commit.consumed.is_empty() && commit.produced.is_empty() && commit.state.is_empty()) {
+            self.commit(commit).await?;
+        }
+        self.stored_time = time;
+        self.announced = progress;
+        self.committed = self.next;
+        let rows = std::mem::take(&mut epoch.out);
+        if !self.is.destination.deliver(rows).await {
+            self.is.stop.cancel();
+        }
+        self.tell(&epoch, self.is.clock.elapsed().saturating_sub(started)).await
+    }
+
+    /// What this task's readers are to know; nothing where the query needs no event time.
+    fn progress(&self) -> Option<Progress> {
+        let idle = match &self.time {
+            EventTime::None => return None,
+            // With open windows it is no use to its readers to be left out: its rows are still to come. It
+            // follows its peers, or its producers, so it holds nobody back either.
+            EventTime::Rows(_) => self.idle && !self.closes_windows(),
+            EventTime::Producers(_) => false,
+        };
+        Some(Progress {
+            producer: self.is.partition,
+            watermark: self.time.watermark(),
+            idle,
+        })
+    }
+
+    fn add_dead_letters(&self, epoch: &Epoch, commit: &mut Commit) -> Result<()> {
+        if let (Some(first), None) = (epoch.letters.first(), &self.is.dead_letters) {
+            let (pipeline, batches) = (&*self.is.pipeline, epoch.letters.len());
+            tracing::warn!(
+                pipeline,
+                batches,
+                reason = first.reason,
+                "rows are left out: {}",
+                first.detail
+            );
+        }
+        for letters in &epoch.letters {
+            self.metrics.rejected_rows.increment(letters.rows.num_rows() as u64);
+            let Some(office) = &self.is.dead_letters else { continue };
+            commit
+                .produced
+                .push(office.produced(letters, &self.input, self.is.clock.now())?);
+        }
+        Ok(())
+    }
+
+    /// Commits, however long the disk is full. An unfinished commit is not visible anywhere.
+    async fn commit(&mut self, commit: Commit) -> Result<()> {
+        let mut pause = RETRY_FIRST;
+        loop {
+            match self.is.log.commit(&self.claim, commit.clone()).await {
+                Ok(_) => return Ok(()),
+                Err(error) if error.kind() == Kind::Unavailable => {
+                    tracing::warn!(pipeline = &*self.is.pipeline, %error, "a commit has to wait");
+                    tokio::select! {
+                        () = self.is.stop.cancelled() => return Err(error.into()),
+                        () = self.is.clock.sleep(pause) => {}
+                    }
+                    pause = (2 * pause).min(RETRY_MAX);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    async fn tell(&mut self, epoch: &Epoch, took: Duration) -> Result<()> {
+        let watermark = self.time.watermark();
+        self.is.peers.report(self.is.partition, watermark, self.idle);
+        let late = epoch.late + self.chain.take_late();
+        let end = self.is.log.offsets(&self.input).await?.end;
+        let (offset, idle) = (self.next, self.idle);
+        let mut status = TaskStatus::default();
+        self.is.status.send_modify(|shared| {
+            shared.offset = offset;
+            shared.lag = end.saturating_sub(offset);
+            shared.watermark = watermark;
+            shared.idle = idle;
+            shared.epochs += 1;
+            shared.rows += epoch.rows_read;
+            shared.late_rows += late;
+            status = shared.clone();
+        });
+        self.metrics.late_rows.increment(late);
+        self.metrics.epoch(&status, epoch.rows_read, self.is.clock.now(), took);
+        if status.epochs % STATE_BYTES_EVERY == 1 {
+            self.metrics.state_bytes.set(self.chain.state_bytes() as f64);
+        }
+        Ok(())
+    }
+
+    /// Nothing is there to read. Becomes idle when it is time, and follows the others once it is:
+    /// up to `common`, their watermark before this task last looked for rows. Answers whether
+    /// it moved, and has to look again.
+    async fn be_silent(&mut self, common: Option<Micros>) -> Result<bool> {
+        if !self.may_become_idle() && !self.idle {
+            return Ok(false);
+        }
+        let becomes_idle = !self.idle && self.until_idle().is_zero();
+        if becomes_idle {
+            self.idle = true;
+            self.is.peers.report(self.is.partition, self.time.watermark(), true);
+        }
+        if !self.idle {
+            return Ok(false);
+        }
+        let follows = common > self.time.watermark();
+        if let (true, Some(common), EventTime::Rows(time)) = (follows, common, &mut self.time) {
+            time.raise(common);
+        }
+        if becomes_idle || follows {
+            self.finish(Epoch::default()).await?;
+        }
+        Ok(becomes_idle || follows)
+    }
+
+    fn closes_windows(&self) -> bool {
+        let operators = &self.is.stage.operators;
+        operators
+            .iter()
+            .any(|operator| matches!(operator, Operator::WindowAggregate(_)))
+    }
+
+    fn may_become_idle(&self) -> bool {
+        matches!(self.time, EventTime::Rows(_)) && !self.idle
+    }
+
+    fn until_idle(&self) -> Duration {
+        let silent = self.is.clock.elapsed().saturating_sub(self.last_input);
+        self.is.stage.input.idle_timeout.saturating_sub(silent)
+    }
+}
+
+fn watermark_key(partition: u32) -> Bytes {
+    let mut key = partition.to_be_bytes().to_vec();
+    key.extend_from_slice(b"watermark");
+    key.into()
+}

@@ -1,0 +1,12 @@
+//! Whole pipelines on the log in memory, against DataFusion as a batch oracle.
+
+#![allow(clippy::unwrap_used, reason = "these are tests")]
+
+mod failures;
+mod faults;
+mod oracle;
+mod poison;
+mod support;
+mod time;
+mod touchy;
+mod trim;

@@ -1,0 +1,98 @@
+//! Requests whose events are stored together.
+
+use arrow::array::RecordBatch;
+use arrow::compute::concat_batches;
+use arrow::error::ArrowError;
+use headwater_event::clock::Micros;
+use headwater_schema::dead_letter::DeadLetter;
+use headwater_schema::decode::Failure;
+use tokio::sync::oneshot;
+
+use crate::ingest::Accepted;
+use crate::ingest::budget::Reservation;
+use crate::ingest::error::IngestError;
+
+/// Where the answer to a request goes. Holds the request's part of the budget until then.
+pub(super) struct Reply {
+    pub(super) sender: oneshot::Sender<Result<Accepted, IngestError>>,
+    pub(super) reservation: Reservation,
+}
+
+/// One request of a group.
+pub(super) struct Part {
+    pub(super) reply: Reply,
+    /// How many of the group's rows are its own; the parts' rows follow each other.
+    pub(super) rows: usize,
+    pub(super) rejected: usize,
+    pub(super) failures: Vec<Failure>,
+}
+
+/// Decoded requests, to be stored in one step.
+pub(super) struct Group {
+    pub(super) rows: RecordBatch,
+    pub(super) parts: Vec<Part>,
+    pub(super) letters: Vec<DeadLetter>,
+    /// The time of ingest.
+    pub(super) now: Micros,
+}
+
+impl Reply {
+    pub(super) fn send(self, answer: Result<Accepted, IngestError>) {
+        drop(self.reservation);
+        // Nobody listens any more when the client has gone away.
+        let _ = self.sender.send(answer);
+    }
+}
+
+impl Group {
+    pub(super) fn is_empty(&self) -> bool {
+        self.rows.num_rows() == 0 && self.letters.is_empty()
+    }
+
+    /// One group of several, in their order; `None` of none. If they can't be one they come back.
+    pub(super) fn merge(mut groups: Vec<Self>) -> Result<Option<Self>, (Vec<Self>, ArrowError)> {
+        if groups.len() <= 1 {
+            return Ok(groups.pop());
+        }
+        let schema = groups[0].rows.schema();
+        let rows = match concat_batches(&schema, groups.iter().map(|group| &group.rows)) {
+            Ok(rows) => rows,
+            Err(error) => return Err((groups, error)),
+        };
+        let mut merged = Self {
+            rows,
+            parts: Vec::new(),
+            letters: Vec::new(),
+            now: Micros::MIN,
+        };
+        for group in groups {
+            merged.parts.extend(group.parts);
+            merged.letters.extend(group.letters);
+            merged.now = merged.now.max(group.now);
+        }
+        Ok(Some(merged))
+    }
+
+    /// Answers every request of the group. `fresh` says of each row whether it was stored; all were,
+    /// where there is nothing.
+    pub(super) fn answer(self, fresh: Option<&[bool]>) {
+        let mut row = 0;
+        for part in self.parts {
+            let own = row..row + part.rows;
+            row = own.end;
+            let duplicates = fresh.map_or(0, |fresh| fresh[own].iter().filter(|&&fresh| !fresh).count());
+            part.reply.send(Ok(Accepted {
+                accepted: part.rows - duplicates,
+                duplicates,
+                rejected: part.rejected,
+                failures: part.failures,
+            }));
+        }
+    }
+
+    pub(super) fn refuse(self, error: &IngestError) {
+        for part in self.parts {
+            part.reply.send(Err(error.clone()));
+        }
+    }
+}

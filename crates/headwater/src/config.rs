@@ -1,0 +1,156 @@
+//! The configuration: every number of the server that somebody may want to change, and its default.
+//!
+//! A value comes from the last of these that names it: the default here, the file
+//! (`headwater.toml`), the environment (`HEADWATER_SECTION__KEY`), `--set section.key=value`. A key
+//! that nobody knows is an error with its place and the key that was probably meant. A string may
+//! refer to `${env:NAME}` or `${file:/path}`; messages show the reference, never what it stands for.
+//!
+//! [`Config`] is what it comes to, [`keys`] the table of all keys, [`layers`] where values come
+//! from, [`memory`] how the memory limit is shared out, [`units`] how sizes and times are written.
+
+pub mod keys;
+pub mod layers;
+pub mod memory;
+pub mod reference;
+pub mod units;
+
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use headwater_telemetry::logs::Format;
+
+use crate::config::layers::Layers;
+
+/// What the server is told. Checked: whatever stands here can be used as it is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    pub data: DataConfig,
+    pub http: HttpConfig,
+    pub postgres: PostgresConfig,
+    pub memory: MemoryConfig,
+    pub log: LogConfig,
+    pub engine: EngineConfig,
+    pub telemetry: TelemetryConfig,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct DataConfig {
+    /// Where everything durable is. Made when it isn't there.
+    pub directory: PathBuf,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct HttpConfig {
+    /// `None` is `"off"`.
+    pub listen: Option<SocketAddr>,
+    /// The largest body, as it comes and after decompression.
+    pub request_bytes_max: u64,
+    /// How long a client may take for a body.
+    pub body_timeout: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct PostgresConfig {
+    /// `None` is `"off"`.
+    pub listen: Option<SocketAddr>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct MemoryConfig {
+    /// For the whole process; [`memory::split`] says who gets how much of it.
+    pub limit: u64,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct LogConfig {
+    /// Appends are refused when less than this is free on the disk.
+    pub disk_free_min: u64,
+    /// How often events that are past their retention are looked for.
+    pub retention_sweep: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct EngineConfig {
+    /// Threads that continuous queries run on.
+    pub threads: usize,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct TelemetryConfig {
+    pub log_format: Format,
+    /// As in `RUST_LOG`: `info`, or `warn,headwater_engine=debug`.
+    pub log_level: String,
+}
+
+/// What is wrong with the configuration, on one line: where, what, and how to mend it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError {
+    pub place: String,
+    pub message: String,
+}
+
+impl Config {
+    /// The defaults with all layers applied, in their order.
+    pub fn load(layers: &Layers) -> Result<Self, ConfigError> {
+        let mut config = Self::default();
+        for setting in layers.settings()? {
+            let resolved = reference::resolve(&setting.text, &layers.environment);
+            let set = resolved.and_then(|text| (setting.key.set)(&mut config, &text));
+            set.map_err(|message| ConfigError {
+                place: setting.place,
+                message: format!("{} = '{}': {message}", setting.key.name, setting.text),
+            })?;
+        }
+        Ok(config)
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data: DataConfig {
+                directory: PathBuf::from("data"),
+            },
+            http: HttpConfig {
+                listen: Some(loopback(8080)),
+                request_bytes_max: 16 << 20,
+                body_timeout: Duration::from_secs(30),
+            },
+            postgres: PostgresConfig {
+                listen: Some(loopback(5433)),
+            },
+            memory: MemoryConfig {
+                limit: memory::of_machine() / 2,
+            },
+            log: LogConfig {
+                disk_free_min: 256 << 20,
+                retention_sweep: Duration::from_secs(60),
+            },
+            engine: EngineConfig {
+                threads: std::thread::available_parallelism().map_or(1, usize::from),
+            },
+            telemetry: TelemetryConfig {
+                log_format: Format::Text,
+                log_level: "info".to_owned(),
+            },
+        }
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.place, self.message)
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// Doors are shut to other machines unless somebody opens them.
+fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+}
+
+#[cfg(test)]
+mod tests;

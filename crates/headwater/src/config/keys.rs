@@ -1,0 +1,191 @@
+//! The table of all keys: name, what it is for, how its text becomes a value.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
+
+use headwater_catalog::snapshot::edits;
+use headwater_telemetry::logs::Format;
+
+use crate::config::Config;
+use crate::config::units::{bytes, duration};
+
+/// One key of the configuration.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    pub name: &'static str,
+    pub about: &'static str,
+    pub set: fn(&mut Config, &str) -> Result<(), String>,
+}
+
+/// Every key there is.
+pub const KEYS: &[Key] = &[
+    Key {
+        name: "data.directory",
+        about: "where everything durable is",
+        set: |config, text| {
+            config.data.directory = directory(text)?;
+            Ok(())
+        },
+    },
+    Key {
+        name: "http.listen",
+        about: "the HTTP door, 'address:port' or 'off'",
+        set: |config, text| {
+            config.http.listen = listen(text)?;
+            Ok(())
+        },
+    },
+    Key {
+        name: "http.request_bytes_max",
+        about: "the largest body, as it comes and after decompression",
+        set: |config, text| {
+            config.http.request_bytes_max = at_least(bytes(text)?, 1 << 10, "1 KiB")?;
+            Ok(())
+        },
+    },
+    Key {
+        name: "http.body_timeout",
+        about: "how long a client may take for a body",
+        set: |config, text| {
+            config.http.body_timeout = duration(text)?;
+            Ok(())
+        },
+    },
+    Key {
+        name: "postgres.listen",
+        about: "the Postgres door, 'address:port' or 'off'",
+        set: |config, text| {
+            config.postgres.listen = listen(text)?;
+            Ok(())
+        },
+    },
+    Key {
+        name: "memory.limit",
+        about: "for the whole process; half of the machine's unless given",
+        set: |config, text| {
+            config.memory.limit = at_least(bytes(text)?, 256 << 20, "256 MiB")?;
+            Ok(())
+        },
+    },
+    Key {
+        name: "log.disk_free_min",
+        about: "appends are refused when less than this is free on the disk",
+        set: |config, text| {
+            config.log.disk_free_min = bytes(text)?;
+            Ok(())
+        },
+    },
+    Key {
+        name: "log.retention_sweep",
+        about: "how often events past their retention are looked for",
+        set: |config, text| {
+            config.log.retention_sweep = duration(text)?;
+            Ok(())
+        },
+    },
+    Key {
+        name: "engine.threads",
+        about: "threads that continuous queries run on; one for each core unless given",
+        set: |config, text| {
+            config.engine.threads = threads(text)?;
+            Ok(())
+        },
+    },
+    Key {
+        name: "telemetry.log_format",
+        about: "log lines for people ('text') or for programs ('json')",
+        set: |config, text| {
+            config.telemetry.log_format = log_format(text)?;
+            Ok(())
+        },
+    },
+    Key {
+        name: "telemetry.log_level",
+        about: "error, warn, info, debug or trace, or as in RUST_LOG",
+        set: |config, text| {
+            config.telemetry.log_level = text.to_owned();
+            Ok(())
+        },
+    },
+];
+
+/// Names that a reader of the documentation may try, which this version does not have.
+const LATER: &[(&str, &str)] = &[
+    ("grpc", "gRPC is not there yet: leave it out"),
+    ("mqtt", "MQTT is not there yet: leave it out"),
+    ("roles", "roles are not there yet: one process does everything"),
+    ("kafka", "the Kafka log is not there yet: the log is embedded"),
+];
+
+/// The key of that name, or why there is none.
+pub fn find(name: &str) -> Result<&'static Key, String> {
+    if let Some(key) = KEYS.iter().find(|key| key.name == name) {
+        return Ok(key);
+    }
+    let section = name.split('.').next().unwrap_or(name);
+    if let Some((_, why)) = LATER.iter().find(|(later, _)| *later == section) {
+        return Err(format!("'{name}': {why}"));
+    }
+    let hint = match nearest(name) {
+        Some(key) => format!("did you mean '{key}'?"),
+        None => {
+            let names: Vec<_> = KEYS.iter().map(|key| key.name).collect();
+            format!("there are {}", names.join(", "))
+        }
+    };
+    Err(format!("unknown key '{name}'; {hint}"))
+}
+
+/// The key that `name` is probably a misspelling of.
+fn nearest(name: &str) -> Option<&'static str> {
+    let candidates = KEYS.iter().map(|key| {
+        let tail = key.name.split_once('.').map_or(key.name, |(_, tail)| tail);
+        let whole = edits(name, key.name);
+        // Somebody may know the key and not its section.
+        let tail_alone = edits(name.rsplit('.').next().unwrap_or(name), tail) + 1;
+        (whole.min(tail_alone), key.name)
+    });
+    let (distance, key) = candidates.min()?;
+    (distance <= 1 + name.len() / 4).then_some(key)
+}
+
+fn listen(text: &str) -> Result<Option<SocketAddr>, String> {
+    if text == "off" {
+        return Ok(None);
+    }
+    let found = text.to_socket_addrs().ok().and_then(|mut all| {
+        let all: Vec<_> = all.by_ref().collect();
+        all.iter().find(|address| address.is_ipv4()).or(all.first()).copied()
+    });
+    match found {
+        Some(address) => Ok(Some(address)),
+        None => Err("expected 'address:port', such as '127.0.0.1:8080', or 'off'".to_owned()),
+    }
+}
+
+fn directory(text: &str) -> Result<PathBuf, String> {
+    match text.is_empty() {
+        true => Err("expected a path".to_owned()),
+        false => Ok(PathBuf::from(text)),
+    }
+}
+
+fn threads(text: &str) -> Result<usize, String> {
+    let threads = text.parse().ok().filter(|threads| (1..=1024).contains(threads));
+    threads.ok_or_else(|| "expected a number from 1 to 1024".to_owned())
+}
+
+fn log_format(text: &str) -> Result<Format, String> {
+    match text {
+        "text" => Ok(Format::Text),
+        "json" => Ok(Format::Json),
+        _ => Err("expected 'text' or 'json'".to_owned()),
+    }
+}
+
+fn at_least(value: u64, least: u64, name: &str) -> Result<u64, String> {
+    match value >= least {
+        true => Ok(value),
+        false => Err(format!("expected at least {name}")),
+    }
+}

@@ -1,0 +1,352 @@
+//! A running Headwater: the parts, put together in the order of the flow.
+//!
+//! [`Core`] is all of it without doors: log → catalog → engine → ingest → queries, and the processor
+//! that keeps what runs in step with the catalog. [`Instance`] opens the doors in front of a core.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use axum::middleware::from_fn_with_state;
+use headwater_catalog::definition::DEAD_LETTERS;
+use headwater_catalog::snapshot::Change;
+use headwater_catalog::store::{Catalog, Error as CatalogError};
+use headwater_engine::engine::{Engine, EngineOptions};
+use headwater_event::clock::{Clock, SystemClock};
+use headwater_event::id::Ids;
+use headwater_gateway::ingest::{Ingest, IngestOptions};
+use headwater_log::Log;
+use headwater_log::embedded::EmbeddedLog;
+use headwater_log::embedded::options::EmbeddedOptions;
+use headwater_log::error::Error as LogError;
+use headwater_query::error::QueryError;
+use headwater_query::session::{Answer, Session};
+use headwater_query::shared::{Parts, QueryOptions, Shared};
+use headwater_sql::parse::STACK_BYTES;
+use headwater_telemetry::metrics::Metrics;
+use headwater_telemetry::request::{Requests, observe};
+use tokio::net::TcpListener;
+use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
+
+use crate::config::{Config, memory};
+use crate::files::{self, SqlFile};
+use crate::processor::Processor;
+use crate::routes;
+
+/// Everything but the doors.
+pub struct Core {
+    pub clock: Arc<dyn Clock>,
+    pub log: Arc<dyn Log>,
+    pub catalog: Arc<Catalog>,
+    pub engine: Arc<Engine>,
+    pub ingest: Arc<Ingest>,
+    pub processor: Arc<Processor>,
+    pub queries: Arc<Shared>,
+    stop: CancellationToken,
+    running: JoinSet<()>,
+    _query_threads: QueryThreads,
+}
+
+/// Where one-off queries are computed. Taken out only to be shut down.
+struct QueryThreads(Option<Runtime>);
+
+/// A core with its doors open.
+pub struct Instance {
+    pub core: Core,
+    pub http: Option<SocketAddr>,
+    pub postgres: Option<SocketAddr>,
+    doors: JoinSet<()>,
+    /// Ends the doors, before the core.
+    shut: CancellationToken,
+}
+
+/// Why it could not start, on one line that also says how to mend it.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("{0}")]
+    Log(#[from] LogError),
+    #[error("{0}")]
+    Catalog(#[from] CatalogError),
+    #[error("{key} = {address}: {}", listen_failure(.source))]
+    Listen {
+        key: &'static str,
+        address: SocketAddr,
+        source: io::Error,
+    },
+    #[error("can't start threads: {0}")]
+    Threads(#[source] io::Error),
+    #[error("{0}")]
+    Parts(String),
+    /// A file of statements was refused; the text is rendered, with place and hint.
+    #[error("{0}")]
+    Sql(String),
+}
+
+impl Core {
+    /// Starts the parts on `log` and puts the catalog that it holds into effect.
+    pub async fn start(config: &Config, log: Arc<dyn Log>, clock: Arc<dyn Clock>) -> Result<Self, StartError> {
+        let share = memory::split(config.memory.limit);
+        let ids = Ids::random(Arc::clone(&clock));
+        let stop = CancellationToken::new();
+        let mut running = JoinSet::new();
+
+        let catalog = Catalog::open(Arc::clone(&log)).await?;
+        create_dead_letters(&catalog).await?;
+
+        let dead_letters = catalog.snapshot().get(DEAD_LETTERS).map(|stream| stream.topic().into());
+        let options = EngineOptions {
+            threads: config.engine.threads,
+            dead_letters,
+            ..EngineOptions::default()
+        };
+        let engine = Engine::new(options, Arc::clone(&log), Arc::clone(&clock));
+        let engine = engine.map_err(StartError::Threads)?;
+
+        let processor = Processor::new(Arc::clone(&catalog), Arc::clone(&log), Arc::clone(&engine));
+        let mut applied = processor.applied();
+        running.spawn(Arc::clone(&processor).run(stop.clone()));
+
+        let options = IngestOptions {
+            queue_bytes_max: as_size(share.ingest_queue),
+            threads: config.engine.threads,
+            ..IngestOptions::default()
+        };
+        let ingest = Ingest::new(
+            options,
+            Arc::clone(&log),
+            Arc::clone(&catalog),
+            Arc::clone(&clock),
+            Arc::clone(&ids),
+        );
+        let ingest = ingest.map_err(StartError::Threads)?;
+
+        let (query_threads, executor) = QueryThreads::start(config.engine.threads).map_err(StartError::Threads)?;
+        let parts = Parts {
+            catalog: Arc::clone(&catalog),
+            log: Arc::clone(&log),
+            ingest: Arc::clone(&ingest),
+            engine: Arc::clone(&engine),
+            clock: Arc::clone(&clock),
+            ids,
+            applied: processor.applied(),
+            executor,
+            stop: stop.clone(),
+        };
+        let options = QueryOptions {
+            memory_bytes_max: as_size(share.query_pool),
+            spill_directory: Some(config.data.directory.join("spill")),
+            ..QueryOptions::default()
+        };
+        let queries = Shared::new(parts, options).map_err(|error| StartError::Parts(error.to_string()))?;
+
+        let version = catalog.snapshot().version;
+        // The processor runs until it is told to stop, so the wait ends.
+        let _ = applied.wait_for(|applied| *applied >= version).await;
+        Ok(Self {
+            clock,
+            log,
+            catalog,
+            engine,
+            ingest,
+            processor,
+            queries,
+            stop,
+            running,
+            _query_threads: query_threads,
+        })
+    }
+
+    /// Runs statements for their effect: what they answer with is thrown away.
+    pub async fn execute(&self, sql: &str) -> Result<(), QueryError> {
+        self.session().execute(sql, &[]).await.map(|_: Vec<Answer>| ())
+    }
+
+    pub fn session(&self) -> Session {
+        Session::new(Arc::clone(&self.queries))
+    }
+
+    /// Applies a file of statements, as a whole or not at all. What the catalog has already, in the same
+    /// words, stays as it is.
+    pub async fn apply_file(&self, file: &SqlFile) -> Result<(), StartError> {
+        let remaining = files::without_what_is_there(file, &self.catalog.snapshot());
+        let applied = self.session().execute(&remaining, &[]).await;
+        applied
+            .map(|_| ())
+            .map_err(|error| StartError::Sql(file.render(&error)))
+    }
+
+    /// Returns when every continuous query has committed all that its inputs hold now.
+    pub async fn caught_up(&self) {
+        self.processor.caught_up().await;
+    }
+
+    /// Stops the queries, each after its current epoch.
+    pub async fn stop(mut self) {
+        self.stop.cancel();
+        while self.running.join_next().await.is_some() {}
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+impl QueryThreads {
+    fn start(threads: usize) -> io::Result<(Self, Handle)> {
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(threads)
+            .thread_name("headwater-query")
+            .thread_stack_size(STACK_BYTES)
+            .enable_all()
+            .build()?;
+        let handle = runtime.handle().clone();
+        Ok((Self(Some(runtime)), handle))
+    }
+}
+
+impl Drop for QueryThreads {
+    fn drop(&mut self) {
+        // Waiting for the threads here could block a thread of another runtime.
+        if let Some(threads) = self.0.take() {
+            threads.shutdown_background();
+        }
+    }
+}
+
+impl Instance {
+    /// Opens the log in the data directory, applies the files, and opens the doors that `config` names.
+    pub async fn start(config: &Config, files: &[SqlFile]) -> Result<Self, StartError> {
+        let http = listen("http.listen", config.http.listen).await?;
+        let postgres = listen("postgres.listen", config.postgres.listen).await?;
+        let metrics = headwater_telemetry::metrics::install().map_err(|error| StartError::Parts(error.to_string()))?;
+        let clock: Arc<dyn Clock> = SystemClock::new();
+        let log = open_log(embedded_options(config), &clock).await?;
+        let core = Core::start(config, log, clock).await?;
+        for file in files {
+            core.apply_file(file).await?;
+        }
+
+        let mut instance = Self {
+            http: address_of(&http),
+            postgres: address_of(&postgres),
+            core,
+            doors: JoinSet::new(),
+            shut: CancellationToken::new(),
+        };
+        if let Some(listener) = http {
+            instance.serve_http(listener, config, metrics);
+        }
+        if let Some(listener) = postgres {
+            let queries = Arc::clone(&instance.core.queries);
+            let shut = instance.shut.clone();
+            instance.doors.spawn(async move {
+                if let Err(error) = headwater_query::postgres::serve(listener, queries, shut).await {
+                    error!(%error, "the Postgres door is closed");
+                }
+            });
+        }
+        Ok(instance)
+    }
+
+    /// Closes the doors, lets what is under way finish, and stops the core.
+    pub async fn stop(mut self) {
+        self.shut.cancel();
+        // Live subscriptions would go on for ever: the core's token ends them.
+        self.core.stop.cancel();
+        while self.doors.join_next().await.is_some() {}
+        self.core.stop().await;
+        info!("stopped");
+    }
+
+    fn serve_http(&mut self, listener: TcpListener, config: &Config, metrics: Metrics) {
+        let clock = Arc::clone(&self.core.clock);
+        let upkeep = metrics.clone();
+        let (shut, ticking) = (self.shut.clone(), Arc::clone(&clock));
+        self.doors.spawn(async move {
+            tokio::select! {
+                () = upkeep.upkeep(&*ticking) => {}
+                () = shut.cancelled() => {}
+            }
+        });
+        let requests = Requests::new(clock, Arc::clone(&self.core.queries.parts.ids));
+        let router = routes::router(&self.core, config, metrics).layer(from_fn_with_state(requests, observe));
+        let shut = self.shut.clone();
+        let service = router.into_make_service_with_connect_info::<SocketAddr>();
+        self.doors.spawn(async move {
+            let served = axum::serve(listener, service).with_graceful_shutdown(async move { shut.cancelled().await });
+            if let Err(error) = served.await {
+                error!(%error, "the HTTP door is closed");
+            }
+        });
+    }
+}
+
+/// The log's share of the configuration.
+pub fn embedded_options(config: &Config) -> EmbeddedOptions {
+    let share = memory::split(config.memory.limit);
+    EmbeddedOptions {
+        cache_bytes: share.log_cache,
+        write_buffer_bytes: share.write_buffers,
+        tail_cache_bytes: as_size(share.tail_cache),
+        disk_free_bytes_min: config.log.disk_free_min,
+        sweep_every: config.log.retention_sweep,
+        ..EmbeddedOptions::new(&config.data.directory)
+    }
+}
+
+/// Reading the store after a crash takes its time, on the disk.
+async fn open_log(options: EmbeddedOptions, clock: &Arc<dyn Clock>) -> Result<Arc<dyn Log>, StartError> {
+    let clock = Arc::clone(clock);
+    let opened = tokio::task::spawn_blocking(move || EmbeddedLog::open(options, clock)).await;
+    let log = opened.map_err(|error| StartError::Parts(format!("opening the log: {error}")))??;
+    Ok(log)
+}
+
+async fn create_dead_letters(catalog: &Catalog) -> Result<(), CatalogError> {
+    let snapshot = catalog.snapshot();
+    let definition = headwater_catalog::dead_letters::definition();
+    if snapshot.get(&definition.name).is_none() {
+        catalog.apply(snapshot.version, vec![Change::Put(definition)]).await?;
+    }
+    Ok(())
+}
+
+async fn listen(key: &'static str, address: Option<SocketAddr>) -> Result<Option<TcpListener>, StartError> {
+    let Some(address) = address else { return Ok(None) };
+    let bound = TcpListener::bind(address).await;
+    bound
+        .map(Some)
+        .map_err(|source| StartError::Listen { key, address, source })
+}
+
+fn address_of(listener: &Option<TcpListener>) -> Option<SocketAddr> {
+    listener.as_ref()?.local_addr().ok()
+}
+
+fn listen_failure(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "the port is in use. Stop what uses it, or choose another port, or \"off\"".to_owned()
+        }
+        io::ErrorKind::PermissionDenied => "this user may not open the port. Choose one above 1023".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+fn as_size(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
+}
+
+/// Reads the files of statements that `serve` is given.
+pub fn read_files(paths: &[PathBuf]) -> Result<Vec<SqlFile>, StartError> {
+    paths
+        .iter()
+        .map(|path| SqlFile::read(path).map_err(StartError::Sql))
+        .collect()
+}

@@ -1,0 +1,9 @@
+//! The binary: what a person types, the configuration, and the assembly of the parts.
+
+pub mod bench;
+pub mod cli;
+pub mod config;
+pub mod files;
+pub mod instance;
+pub mod processor;
+pub mod routes;

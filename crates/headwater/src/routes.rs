@@ -1,0 +1,115 @@
+//! The HTTP door as a whole: the gateway's routes, the queries' routes, what operators ask, and the
+//! routes of the users' own choosing.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use headwater_catalog::definition::Object;
+use headwater_catalog::snapshot::nearest;
+use headwater_catalog::store::Catalog;
+use headwater_gateway::http::{HttpDoor, HttpOptions, ingest_request};
+use headwater_problem::{Problem, ProblemKind};
+use headwater_query::http::view_request;
+use headwater_query::shared::Shared;
+use headwater_telemetry::metrics::Metrics;
+use headwater_telemetry::request::Route;
+use http::{Method, StatusCode};
+
+use crate::config::Config;
+use crate::instance::Core;
+use crate::processor::Processor;
+
+#[derive(Clone)]
+struct Routes {
+    catalog: Arc<Catalog>,
+    processor: Arc<Processor>,
+    gateway: Arc<HttpDoor>,
+    queries: Arc<Shared>,
+    metrics: Metrics,
+}
+
+pub fn router(core: &Core, config: &Config, metrics: Metrics) -> Router {
+    let gateway = Arc::new(HttpDoor {
+        ingest: Arc::clone(&core.ingest),
+        clock: Arc::clone(&core.clock),
+        options: HttpOptions {
+            request_bytes_max: usize::try_from(config.http.request_bytes_max).unwrap_or(usize::MAX),
+            body_read_timeout: config.http.body_timeout,
+        },
+    });
+    let routes = Routes {
+        catalog: Arc::clone(&core.catalog),
+        processor: Arc::clone(&core.processor),
+        gateway: Arc::clone(&gateway),
+        queries: Arc::clone(&core.queries),
+        metrics,
+    };
+    let operation = Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(render_metrics))
+        .fallback(users_route)
+        .with_state(routes);
+    operation
+        .merge(headwater_gateway::http::router(gateway))
+        .merge(headwater_query::http::router(Arc::clone(&core.queries)))
+}
+
+/// Ready is: what the catalog says runs here, has its state back, and nothing of it is failing.
+async fn ready(State(routes): State<Routes>) -> Response {
+    let not_ready = |why: String| (StatusCode::SERVICE_UNAVAILABLE, why).into_response();
+    let applied = *routes.processor.applied().borrow();
+    if applied < routes.catalog.snapshot().version {
+        return not_ready("starting\n".to_owned());
+    }
+    for query in routes.processor.status() {
+        if let Some(why) = query.why_not_ready() {
+            return not_ready(format!("{}: {why}\n", query.name));
+        }
+    }
+    "ready\n".into_response()
+}
+
+async fn render_metrics(State(routes): State<Routes>) -> String {
+    routes.processor.publish_metrics().await;
+    routes.metrics.render()
+}
+
+/// A stream takes events on its `http.path`, a view answers on its own.
+async fn users_route(State(routes): State<Routes>, request: Request) -> Response {
+    let snapshot = routes.catalog.snapshot();
+    let Some(definition) = snapshot.by_http_path(request.uri().path()).cloned() else {
+        return no_route(&routes, request.uri().path());
+    };
+    let path = definition.http_path().unwrap_or_default();
+    match (&definition.object, request.method()) {
+        (Object::Stream(_), &Method::POST) => ingest_request(&routes.gateway, &definition.name, path, request).await,
+        (Object::View(_), &Method::GET) => {
+            let query = request.uri().query().unwrap_or_default();
+            let mut response = view_request(&routes.queries, &definition, query, request.headers()).await;
+            response.extensions_mut().insert(Route(path.into()));
+            response
+        }
+        (Object::Stream(_), _) => wrong_method("POST"),
+        (Object::View(_), _) => wrong_method("GET"),
+    }
+}
+
+fn no_route(routes: &Routes, path: &str) -> Response {
+    let snapshot = routes.catalog.snapshot();
+    let paths: Vec<&str> = snapshot.iter().filter_map(|object| object.http_path()).collect();
+    let problem = Problem::new(ProblemKind::NotFound, format!("there is nothing at {path}"));
+    let problem = match nearest(path, paths.into_iter()) {
+        Some(path) => problem.hint(format!("did you mean {path}?")),
+        None => problem.hint("streams take events at /v1/streams/{stream}/events, views answer at /v1/views/{view}"),
+    };
+    problem.into_response()
+}
+
+fn wrong_method(allowed: &str) -> Response {
+    let problem = Problem::new(ProblemKind::MethodNotAllowed, "this address does not take that method");
+    problem.hint(format!("use {allowed}")).into_response()
+}

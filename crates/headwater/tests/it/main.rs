@@ -1,0 +1,24 @@
+//! The real binary, from outside: what it says, what it answers, and what is left after `kill -9`.
+
+#![allow(
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    reason = "the real binary runs by the real clock, and a run says what it tried"
+)]
+
+mod access_log;
+mod bad_input;
+mod bad_sql;
+mod cli;
+mod corpus;
+mod crash;
+mod disk;
+mod docs;
+mod oracle;
+mod overload;
+mod postgres;
+mod server;
+mod sql_files;
+mod stop;
+mod tidy;
+mod tour;

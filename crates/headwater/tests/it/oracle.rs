@@ -1,0 +1,415 @@
+//! Batch and stream agree: for random events, in random batches over random partitions, with restarts
+//! between them, every continuous query holds what the same SELECT answers over all events at once.
+//!
+//! `HEADWATER_SEED=n` runs one seed alone; a failure prints its own.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::TryStreamExt;
+use headwater::cli::embedded::Embedded;
+use headwater_event::clock::{ManualClock, Micros};
+use headwater_query::session::Answer;
+use headwater_schema::decode::{Format, OnError};
+use headwater_schema::encode::json_object;
+use rand::seq::IndexedRandom;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde_json::{Value, json};
+
+const SEEDS: u64 = 12;
+
+/// A continuous query. It is compared to its own SELECT over what it reads from.
+struct Query {
+    name: &'static str,
+    /// A view, or else a derived stream.
+    view: bool,
+    select: &'static str,
+    /// The column by which to tell windows that are closed.
+    closed_by: Option<&'static str>,
+}
+
+const fn stream(name: &'static str, select: &'static str) -> Query {
+    Query {
+        name,
+        view: false,
+        select,
+        closed_by: None,
+    }
+}
+
+const fn view(name: &'static str, select: &'static str) -> Query {
+    Query {
+        view: true,
+        ..stream(name, select)
+    }
+}
+
+const fn windows(name: &'static str, view: bool, select: &'static str, closed_by: &'static str) -> Query {
+    Query {
+        view,
+        closed_by: Some(closed_by),
+        ..stream(name, select)
+    }
+}
+
+/// Each may read from those before it.
+const QUERIES: [Query; 17] = [
+    stream(
+        "shaped",
+        "SELECT id, upper(key) AS key, CASE WHEN n > 0 THEN 'plus' WHEN n < 0 THEN 'minus' WHEN n = 0 THEN 'zero' END AS sign,
+                date_trunc('hour', at) AS hour, extract(SECOND FROM at) AS second, coalesce(key, other, '-') AS name,
+                length(other) AS letters, substr(other, 1, 2) AS begins, x * 2 + n AS y, at
+         FROM events WHERE n IS NULL OR n % 3 <> 1",
+    ),
+    view(
+        "basic",
+        "SELECT key, count(*) AS events, count(n) AS ns, sum(n) AS n, min(n) AS low, max(x) AS top, avg(x) AS x, avg(n) AS average,
+                min(other) AS first, max(at) AS latest
+         FROM events GROUP BY key",
+    ),
+    view(
+        "statistics",
+        "SELECT flag, key, stddev(x) AS deviation, var_pop(x) AS variance, median(x) AS middle, count(DISTINCT other) AS others,
+                approx_distinct(other) AS about, bool_and(flag) AS every, bool_or(n > 5) AS any, array_agg(n) AS all
+         FROM events GROUP BY key, flag",
+    ),
+    view(
+        "filtered",
+        "SELECT other, count(*) FILTER (WHERE n > 0) AS positive, sum(x) FILTER (WHERE flag) AS flagged
+         FROM events WHERE key <> 'b' GROUP BY other HAVING count(*) > 2 AND sum(n) % 2 = 0",
+    ),
+    view("different", "SELECT DISTINCT key, flag FROM events"),
+    view(
+        "total",
+        "SELECT count(*) AS events, sum(n) AS n, min(at) AS first, max(key) AS key, avg(x) AS x FROM events",
+    ),
+    view(
+        "by_expression",
+        "SELECT date_trunc('minute', at) AS minute, n % 4 AS rest, count(*) AS events, sum(x + n) AS total
+         FROM events GROUP BY date_trunc('minute', at), n % 4",
+    ),
+    view("kept", "SELECT id, key || '!' AS key, x FROM events WHERE flag"),
+    windows(
+        "tumbles",
+        false,
+        "SELECT window_start, window_end, key, count(*) AS events, sum(n) AS n, avg(x) AS x, avg(n) AS average,
+                count(DISTINCT other) AS others
+         FROM TUMBLE(events, at, INTERVAL '3 minutes') GROUP BY window_start, window_end, key",
+        "window_end",
+    ),
+    windows(
+        "hops",
+        false,
+        "SELECT window_start, window_end, count(*) AS events, min(x) AS low, stddev(x) AS deviation, array_agg(n) AS all
+         FROM HOP(events, at, INTERVAL '40 seconds', INTERVAL '150 seconds', INTERVAL '7 seconds')
+         GROUP BY window_start, window_end",
+        "window_end",
+    ),
+    windows(
+        "best",
+        true,
+        "SELECT window_end, flag, max(x) AS top, median(n) AS middle, bool_or(flag) AS any
+         FROM TUMBLE(events, at, INTERVAL '1 minute', INTERVAL '-13 seconds') GROUP BY window_end, flag HAVING count(*) > 2",
+        "window_end",
+    ),
+    stream(
+        "marked",
+        "SELECT id, window_start, window_end FROM HOP(events, at, INTERVAL '1 minute', INTERVAL '2 minutes') WHERE n > 0",
+    ),
+    view(
+        "signs",
+        "SELECT sign, count(*) AS events, sum(y) AS y, max(hour) AS hour FROM shaped GROUP BY sign",
+    ),
+    windows(
+        "sign_windows",
+        false,
+        "SELECT window_start, sign, count(*) AS events, sum(letters) AS letters
+         FROM TUMBLE(shaped, at, INTERVAL '2 minutes') GROUP BY window_start, sign",
+        "window_start",
+    ),
+    windows(
+        "nested",
+        false,
+        "SELECT window_start, sum(events) AS events, sum(n) AS n, count(*) AS groups
+         FROM TUMBLE(tumbles, window_start, INTERVAL '9 minutes') GROUP BY window_start",
+        "window_start",
+    ),
+    windows(
+        "hops_of_tumbles",
+        true,
+        "SELECT window_start, key, sum(events) AS events
+         FROM HOP(tumbles, window_end, INTERVAL '4 minutes', INTERVAL '10 minutes') GROUP BY window_start, key",
+        "window_start",
+    ),
+    view(
+        "ever",
+        "SELECT key, sum(events) AS events, max(n) AS n, count(*) AS minutes FROM tumbles WHERE events > 1 GROUP BY key",
+    ),
+];
+
+/// What a stream's watermark allows for.
+const DELAY: Micros = 10 * 60 * 1_000_000;
+
+/// How time goes, so that no row is late.
+struct Pace {
+    idle_timeout: &'static str,
+    /// From one event to the next, at most.
+    step: Micros,
+    /// An event is at most so much older than the latest before it.
+    lag: Micros,
+    /// Whether everything is caught up before the clock moves.
+    together: bool,
+}
+
+/// Every partition is waited for: an event may be as old as the watermark allows.
+const WAITING: Pace = Pace {
+    idle_timeout: "1 day",
+    step: 20_000_000,
+    lag: DELAY,
+    together: false,
+};
+
+/// Partitions are idle now and then, and windows close without them. What comes to them after that may be
+/// read later than what came to others at the same time; so less time passes than the delay is long.
+const IDLING: Pace = Pace {
+    idle_timeout: "1 minute",
+    step: 2_000_000,
+    lag: 2 * 60 * 1_000_000,
+    together: true,
+};
+
+/// Everything that is random.
+struct Run {
+    random: ChaCha8Rng,
+    pace: &'static Pace,
+    /// Of the latest event.
+    time: Micros,
+    events: usize,
+}
+
+impl Run {
+    fn event(&mut self) -> Value {
+        let random = &mut self.random;
+        self.time += random.random_range(0..self.pace.step);
+        self.events += 1;
+        let at = self.time - random.random_range(0..self.pace.lag);
+        let texts = [
+            "a",
+            "b",
+            "",
+            "ä",
+            "日本",
+            "a longer one",
+            "\u{1F600}\u{0301}",
+            "'\"\\\n",
+        ];
+        let mut event = json!({"id": self.events, "at": at_text(at)});
+        if random.random_bool(0.85) {
+            event["key"] = json!(texts[random.random_range(0..4)]);
+        }
+        if random.random_bool(0.8) {
+            event["other"] = json!(texts.choose(random));
+        }
+        if random.random_bool(0.8) {
+            event["n"] = json!(random.random_range(-10..=10));
+        }
+        if random.random_bool(0.8) {
+            // Sums of quarters are exact, in any order.
+            event["x"] = json!(f64::from(random.random_range(-400..400)) / 4.0);
+        }
+        if random.random_bool(0.7) {
+            event["flag"] = json!(random.random_bool(0.5));
+        }
+        event
+    }
+
+    fn batch(&mut self) -> Bytes {
+        let count = self.random.random_range(1..60);
+        let lines: String = (0..count).map(|_| format!("{}\n", self.event())).collect();
+        lines.into()
+    }
+
+    /// Events after which every window before them is closed, wherever they fall.
+    fn last(&self) -> Bytes {
+        let event = |n: usize| json!({"id": self.events + n, "key": format!("last {n}"), "other": n.to_string(), "at": "2200-01-01T00:00:00Z"});
+        let lines: String = (0..64).map(|n| format!("{}\n", event(n))).collect();
+        lines.into()
+    }
+}
+
+fn at_text(at: Micros) -> String {
+    let time = arrow::temporal_conversions::timestamp_us_to_datetime(at).expect("within range");
+    time.format("%Y-%m-%dT%H:%M:%S%.6fZ").to_string()
+}
+
+async fn send(instance: &Embedded, body: Bytes) {
+    let ingest = &instance.core.ingest;
+    let sent = ingest
+        .send("events", body, Format::NdJson, OnError::Reject, "oracle")
+        .await;
+    sent.expect("the events are fine");
+}
+
+async fn rows(instance: &Embedded, sql: &str) -> Vec<Value> {
+    let answers = instance.core.session().execute(sql, &[]).await;
+    let answers = answers.unwrap_or_else(|error| panic!("{sql}: {error}"));
+    let Some(Answer::Rows { rows, .. }) = answers.into_iter().next() else {
+        panic!("{sql} gives no rows");
+    };
+    let batches: Vec<_> = rows
+        .try_collect()
+        .await
+        .unwrap_or_else(|error| panic!("{sql}: {error}"));
+    let mut found = Vec::new();
+    for batch in batches {
+        for row in 0..batch.num_rows() {
+            let mut text = Vec::new();
+            json_object(&batch, row, &mut text).expect("it can be written");
+            found.push(in_order(serde_json::from_slice(&text).expect("JSON")));
+        }
+    }
+    found.sort_by(|one, other| {
+        let numbers = |row: &Value| floats(row).iter().sum::<f64>();
+        without_floats(one)
+            .cmp(&without_floats(other))
+            .then(numbers(one).total_cmp(&numbers(other)))
+    });
+    found
+}
+
+/// What an array holds counts, and not in which order.
+fn in_order(mut row: Value) -> Value {
+    for value in row.as_object_mut().into_iter().flat_map(|row| row.values_mut()) {
+        if let Value::Array(items) = value {
+            items.sort_by_key(Value::to_string);
+        }
+    }
+    row
+}
+
+fn floats(row: &Value) -> Vec<f64> {
+    let values = row.as_object().into_iter().flat_map(|row| row.values());
+    values
+        .filter(|value| value.is_f64())
+        .filter_map(Value::as_f64)
+        .collect()
+}
+
+fn without_floats(row: &Value) -> String {
+    let values = row.as_object().into_iter().flatten();
+    let rest: Vec<_> = values
+        .map(|(name, value)| (name, if value.is_f64() { &Value::Null } else { value }))
+        .collect();
+    format!("{rest:?}")
+}
+
+fn same(one: &Value, other: &Value) -> bool {
+    let near = |(one, other): (f64, f64)| (one - other).abs() <= 1e-6 * one.abs().max(other.abs()).max(1.0);
+    let (ours, theirs) = (floats(one), floats(other));
+    without_floats(one) == without_floats(other) && ours.len() == theirs.len() && ours.into_iter().zip(theirs).all(near)
+}
+
+async fn compare(instance: &Embedded, query: &Query, seed: u64) {
+    let closed = match query.closed_by {
+        Some(column) => format!("WHERE {column} < TIMESTAMP '2100-01-01'"),
+        None => String::new(),
+    };
+    let stream = rows(instance, &format!("SELECT * FROM {} {closed}", query.name)).await;
+    let batch = rows(instance, &format!("SELECT * FROM ({}) AS q {closed}", query.select)).await;
+    let first = stream.iter().zip(&batch).position(|(one, other)| !same(one, other));
+    let first = first.unwrap_or(stream.len().min(batch.len()));
+    assert!(
+        stream.len() == batch.len() && first == batch.len(),
+        "HEADWATER_SEED={seed}: {} has {} rows instead of {}; row {first} is\n{:?} instead of\n{:?}\n{}",
+        query.name,
+        stream.len(),
+        batch.len(),
+        stream.get(first),
+        batch.get(first),
+        query.select
+    );
+}
+
+async fn create(instance: &Embedded, query: &Query) {
+    let kind = if query.view { "MATERIALIZED VIEW" } else { "STREAM" };
+    let sql = format!("CREATE {kind} {} AS {}", query.name, query.select);
+    let created = instance.core.execute(&sql).await;
+    created.unwrap_or_else(|error| panic!("{sql}: {error}"));
+}
+
+async fn run(seed: u64) {
+    let mut run = Run {
+        random: ChaCha8Rng::seed_from_u64(seed),
+        pace: if seed.is_multiple_of(2) { &WAITING } else { &IDLING },
+        // So that some events are before 1970.
+        time: -20 * 60 * 1_000_000,
+        events: 0,
+    };
+    let partitions = run.random.random_range(1..=4);
+    let by = *["key", "id", "other, key"].choose(&mut run.random).expect("some");
+    let clock = ManualClock::new(1_767_225_600_000_000);
+    let threads = run.random.random_range(1..=2);
+    let mut instance = Embedded::with_threads(Arc::clone(&clock) as _, threads)
+        .await
+        .expect("it starts");
+    let events = format!(
+        "CREATE STREAM events (
+           id INT NOT NULL, key TEXT, other TEXT, n BIGINT, x DOUBLE, flag BOOLEAN, at TIMESTAMP NOT NULL,
+           WATERMARK FOR at AS at - INTERVAL '{} minutes'
+         ) PARTITION BY ({by}) WITH (partitions = {partitions}, idle_timeout = '{}')",
+        DELAY / 60_000_000,
+        run.pace.idle_timeout
+    );
+    instance.core.execute(&events).await.expect("the stream is fine");
+
+    let mut queries = QUERIES.iter();
+    for _ in 0..10 {
+        for query in queries.by_ref().take(run.random.random_range(0..6)) {
+            create(&instance, query).await;
+        }
+        for _ in 0..run.random.random_range(0..4) {
+            send(&instance, run.batch()).await;
+        }
+        if run.pace.together || run.random.random_bool(0.3) {
+            instance.core.caught_up().await;
+        }
+        if run.random.random_bool(0.3) {
+            clock.advance(Duration::from_secs(run.random.random_range(0..90)));
+        }
+        if run.random.random_bool(0.4) {
+            instance = instance.restart().await.expect("it starts again");
+        }
+    }
+    for query in queries {
+        create(&instance, query).await;
+    }
+    send(&instance, run.last()).await;
+    // By now every partition without events is idle, and those that read from it are told.
+    for _ in 0..4 {
+        instance.core.caught_up().await;
+        clock.advance(Duration::from_secs(2 * 24 * 60 * 60));
+    }
+    instance.core.caught_up().await;
+
+    let dead = rows(&instance, "SELECT reason, detail FROM dead_letters").await;
+    assert!(dead.is_empty(), "HEADWATER_SEED={seed}: {dead:?}");
+    for query in &QUERIES {
+        compare(&instance, query, seed).await;
+    }
+}
+
+#[tokio::test]
+async fn every_query_gives_what_it_gives_as_a_batch() {
+    let seeds = match std::env::var("HEADWATER_SEED") {
+        Ok(seed) => {
+            let seed = seed.parse().expect("HEADWATER_SEED is a number");
+            seed..seed + 1
+        }
+        Err(_) => 0..SEEDS,
+    };
+    for seed in seeds {
+        run(seed).await;
+    }
+}

@@ -1,0 +1,80 @@
+//! What the embedded log is given: where it lives and what it may use.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Where the log lives and what it may use. Memory is bounded by the sum of the `_bytes` fields,
+/// the queue of the committer ([`QUEUE_BYTES_MAX`]), and what readers hold of what they have read.
+#[derive(Clone)]
+pub struct EmbeddedOptions {
+    /// The data directory. The log is in its folder `log`.
+    pub directory: PathBuf,
+    /// For blocks read from disk.
+    pub cache_bytes: u64,
+    /// For what was written and isn't in sorted tables yet, over all topics and state tables.
+    pub write_buffer_bytes: u64,
+    /// For recent batches as they were appended, over all partitions.
+    pub tail_cache_bytes: usize,
+    /// Nothing is appended where it would leave less than this free on the disk.
+    pub disk_free_bytes_min: u64,
+    /// How often retention and compaction are applied.
+    pub sweep_every: Duration,
+    pub compression: Compression,
+    /// How to learn what is free on the disk of a directory.
+    pub free_space: FreeSpace,
+}
+
+/// How the columns of a batch are compressed on disk. Small batches never are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Compression {
+    None,
+    #[default]
+    Lz4,
+    Zstd,
+}
+
+/// The free bytes on the disk of a directory.
+pub type FreeSpace = Arc<dyn Fn(&Path) -> std::io::Result<u64> + Send + Sync>;
+
+/// What may wait for the committer, in bytes of encoded batches and state.
+pub const QUEUE_BYTES_MAX: usize = 64 << 20;
+
+/// The requests that may wait for the committer.
+pub const QUEUE_REQUESTS_MAX: usize = 4096;
+
+impl EmbeddedOptions {
+    /// The defaults for a data directory: about 160 MB of memory.
+    pub fn new(directory: impl Into<PathBuf>) -> Self {
+        Self {
+            directory: directory.into(),
+            cache_bytes: 32 << 20,
+            write_buffer_bytes: 64 << 20,
+            tail_cache_bytes: 64 << 20,
+            disk_free_bytes_min: 256 << 20,
+            sweep_every: Duration::from_secs(60),
+            compression: Compression::default(),
+            free_space: Arc::new(free_bytes),
+        }
+    }
+}
+
+impl std::fmt::Debug for EmbeddedOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EmbeddedOptions")
+            .field("directory", &self.directory)
+            .field("cache_bytes", &self.cache_bytes)
+            .field("write_buffer_bytes", &self.write_buffer_bytes)
+            .field("tail_cache_bytes", &self.tail_cache_bytes)
+            .field("disk_free_bytes_min", &self.disk_free_bytes_min)
+            .field("sweep_every", &self.sweep_every)
+            .field("compression", &self.compression)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What the operating system says is free for us.
+fn free_bytes(directory: &Path) -> std::io::Result<u64> {
+    let disk = rustix::fs::statvfs(directory)?;
+    Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
+}

@@ -1,0 +1,91 @@
+//! What can go wrong in the log, and what the caller can do about it.
+
+use std::path::PathBuf;
+
+use headwater_event::offset::{Offset, TopicPartition};
+
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What the caller must do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The call can't succeed as it is.
+    Invalid,
+    /// It may succeed later: try again.
+    Unavailable,
+    /// Somebody else was first: look again and decide.
+    Conflict,
+    /// What is stored is damaged.
+    Corrupt,
+    /// The log is closed, or broken until a restart.
+    Closed,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("there is no topic '{0}'")]
+    UnknownTopic(String),
+    #[error("topic {topic} has {partitions} partitions, there is no partition {partition}")]
+    UnknownPartition {
+        topic: String,
+        partition: u32,
+        partitions: u32,
+    },
+    #[error("topic '{topic}' exists already with {what}")]
+    TopicDiffers { topic: String, what: String },
+    #[error("rows for {partition} have the schema {found}, expected {expected}")]
+    SchemaDiffers {
+        partition: TopicPartition,
+        expected: String,
+        found: String,
+    },
+    #[error("{0}")]
+    Invalid(String),
+    #[error("the claim of '{owner}' is outdated: somebody else has taken over its work")]
+    Fenced { owner: String },
+    #[error("{partition}: the batch at offset {base} is damaged ({what}); reading can go on at offset {next}")]
+    Damaged {
+        partition: TopicPartition,
+        base: Offset,
+        next: Offset,
+        what: String,
+    },
+    #[error("{} is damaged: {what}", .file.display())]
+    DamagedFile { file: PathBuf, what: String },
+    #[error("the disk of {} is full: {free_bytes} bytes free, {free_bytes_min} are kept in reserve. Nothing was written; make room and try again", .directory.display())]
+    DiskFull {
+        directory: PathBuf,
+        free_bytes: u64,
+        free_bytes_min: u64,
+    },
+    #[error("the data directory {} is in use by another process; stop that one, or choose another directory with --data", .directory.display())]
+    InUse { directory: PathBuf },
+    #[error("the data directory {} was written by a newer version of Headwater (format {found}, this one knows {known})", .directory.display())]
+    NewerFormat { directory: PathBuf, found: u32, known: u32 },
+    #[error("{} can't be used: {source}", .path.display())]
+    Io { path: PathBuf, source: std::io::Error },
+    #[error("storage: {0}")]
+    Storage(String),
+    #[error("arrow: {0}")]
+    Arrow(#[from] arrow::error::ArrowError),
+    #[error("the log is closed")]
+    Closed,
+}
+
+impl Error {
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::UnknownTopic(_)
+            | Self::UnknownPartition { .. }
+            | Self::SchemaDiffers { .. }
+            | Self::Invalid(_)
+            | Self::Arrow(_) => Kind::Invalid,
+            Self::TopicDiffers { .. } | Self::Fenced { .. } | Self::InUse { .. } | Self::NewerFormat { .. } => {
+                Kind::Conflict
+            }
+            Self::Damaged { .. } | Self::DamagedFile { .. } => Kind::Corrupt,
+            Self::DiskFull { .. } | Self::Io { .. } => Kind::Unavailable,
+            Self::Storage(_) | Self::Closed => Kind::Closed,
+        }
+    }
+}

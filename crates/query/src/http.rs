@@ -1,0 +1,80 @@
+//! The HTTP routes that answer: SQL, rows of views, events of streams, live, the catalog.
+//!
+//! | route | answers |
+//! |---|---|
+//! | `POST /v1/sql` | what the statements say |
+//! | `GET /v1/views/{view}` | one row by its key, or rows |
+//! | `GET /v1/views/{view}/live` | changes of a view, by WebSocket or SSE |
+//! | `GET /v1/streams/{stream}/events` | events from the log, with their places |
+//! | `GET /v1/streams/{stream}/live` | the same as they come, by WebSocket or SSE |
+//! | `GET /v1/catalog` | streams and views |
+
+mod catalog;
+mod events;
+mod live;
+mod message;
+mod query_string;
+mod rows;
+mod sql;
+mod value;
+mod view;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::routing::{get, post};
+use headwater_catalog::definition::Definition;
+use headwater_catalog::snapshot::Snapshot;
+use headwater_problem::{Problem, ProblemKind};
+
+use crate::shared::Shared;
+
+pub use rows::Rows;
+pub use view::view_request;
+
+pub fn router(shared: Arc<Shared>) -> Router {
+    let sql_bytes_max = shared.options.sql_bytes_max;
+    Router::new()
+        .route("/v1/sql", post(sql::run).layer(DefaultBodyLimit::max(sql_bytes_max)))
+        .route("/v1/views/{view}", get(view::rows))
+        .route("/v1/views/{view}/live", get(live::view))
+        .route("/v1/streams/{stream}/events", get(events::read))
+        .route("/v1/streams/{stream}/live", get(live::stream))
+        .route("/v1/catalog", get(catalog::list))
+        .with_state(shared)
+}
+
+/// The view of this name, or what to say where there is none.
+fn find_view<'a>(snapshot: &'a Snapshot, name: &str) -> Result<&'a Arc<Definition>, Problem> {
+    match snapshot.get(name) {
+        Some(definition) if definition.view().is_some() => Ok(definition),
+        Some(_) => Err(
+            Problem::new(ProblemKind::UnknownView, format!("'{name}' is a stream, not a view"))
+                .hint(format!("its events are at /v1/streams/{name}/events")),
+        ),
+        None => Err(Problem::unknown(
+            ProblemKind::UnknownView,
+            "view",
+            name,
+            snapshot.nearest(name),
+        )),
+    }
+}
+
+/// The stream of this name, or what to say where there is none.
+fn find_stream<'a>(snapshot: &'a Snapshot, name: &str) -> Result<&'a Arc<Definition>, Problem> {
+    match snapshot.get(name) {
+        Some(definition) if definition.stream().is_some() => Ok(definition),
+        Some(_) => Err(
+            Problem::new(ProblemKind::UnknownStream, format!("'{name}' is a view, not a stream"))
+                .hint(format!("its rows are at /v1/views/{name}")),
+        ),
+        None => Err(Problem::unknown(
+            ProblemKind::UnknownStream,
+            "stream",
+            name,
+            snapshot.nearest(name),
+        )),
+    }
+}

@@ -1,0 +1,253 @@
+//! A client's conversation in SQL: statements in, answers out.
+//!
+//! 1. A text is parsed as a whole; an error anywhere means that nothing of it is done.
+//! 2. Statements that change the catalog and stand together are planned together, each against what
+//!    the ones before it would make of the catalog, and applied in one step ([`ddl`]). When a text
+//!    has other statements between them, all are planned before the first one is carried out.
+//! 3. A SELECT is DataFusion's, over the tables of this crate, within the memory that queries have.
+//!    With EMIT CHANGES it becomes a pipeline of the engine that lives as long as its reader.
+
+mod ddl;
+mod insert;
+mod show;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use chrono::DateTime;
+use datafusion::common::{ParamValues, ScalarValue};
+use datafusion::dataframe::DataFrame;
+use datafusion::execution::SessionState;
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::prelude::SessionContext;
+use futures::{StreamExt, TryStreamExt, stream};
+use headwater_catalog::snapshot::Snapshot;
+use headwater_engine::plan::Pipeline;
+use headwater_event::offset::{Offset, TopicPartition};
+use headwater_sql::error::{Kind as SqlKind, SqlError};
+use headwater_sql::session::logical_plan;
+use headwater_sql::statement::{Kind, Select, Statement};
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::changes::{readable, readable_schema};
+use crate::error::QueryError;
+use crate::execution;
+use crate::http::Rows;
+use crate::position::From;
+use crate::shared::Shared;
+
+/// What a statement gave.
+pub enum Answer {
+    Rows {
+        schema: SchemaRef,
+        rows: Rows,
+    },
+    /// It is done: the words for it (`CREATE STREAM`), and the number of rows where there is one.
+    Done {
+        tag: String,
+        rows: Option<usize>,
+    },
+    /// Rows without an end.
+    Changes {
+        schema: SchemaRef,
+        rows: Rows,
+    },
+}
+
+/// Where statements are carried out. Cheap; holds nothing between statements.
+pub struct Session {
+    shared: Arc<Shared>,
+    context: SessionContext,
+    /// Where live queries begin.
+    from: From,
+}
+
+impl Session {
+    pub fn new(shared: Arc<Shared>) -> Self {
+        let context = shared.context();
+        Self {
+            shared,
+            context,
+            from: From::Latest,
+        }
+    }
+
+    /// Live queries begin here instead of now.
+    #[must_use]
+    pub fn live_from(self, from: From) -> Self {
+        Self { from, ..self }
+    }
+
+    pub fn context(&self) -> &SessionContext {
+        &self.context
+    }
+
+    /// Carries out all statements of a text. `parameters` are the values of `$1`, `$2`, …
+    pub async fn execute(&self, sql: &str, parameters: &[ScalarValue]) -> Result<Vec<Answer>, QueryError> {
+        let statements = headwater_sql::parse::parse(sql)?;
+        self.run(&statements, parameters).await
+    }
+
+    /// Carries out statements that were parsed together.
+    pub async fn run(&self, statements: &[Statement], parameters: &[ScalarValue]) -> Result<Vec<Answer>, QueryError> {
+        let groups: Vec<_> = statements
+            .chunk_by(|one, next| ddl::changes_catalog(one) && ddl::changes_catalog(next))
+            .collect();
+        if groups.len() > 1 {
+            ddl::check(&self.shared, statements)?;
+        }
+        let mut answers = Vec::with_capacity(statements.len());
+        for group in groups {
+            match group {
+                [statement, ..] if ddl::changes_catalog(statement) => {
+                    answers.extend(ddl::apply(&self.shared, group).await?);
+                }
+                _ => {
+                    for statement in group {
+                        answers.push(self.one(statement, parameters).await?);
+                    }
+                }
+            }
+        }
+        Ok(answers)
+    }
+
+    async fn one(&self, statement: &Statement, parameters: &[ScalarValue]) -> Result<Answer, QueryError> {
+        match &statement.kind {
+            Kind::Select(select) if select.emit_changes => self.changes(select).await,
+            Kind::Select(select) => self.select(select, parameters).await,
+            Kind::Insert(_) => insert::run(self, statement, parameters).await,
+            Kind::Show(show) => show::show(&self.shared, *show),
+            Kind::Describe(name) => show::describe(&self.shared, name),
+            Kind::Explain(explain) => show::explain(self, explain, parameters).await,
+            Kind::CreateStream(_) | Kind::CreateView(_) | Kind::Drop(_) => {
+                Err(QueryError::internal("a change of the catalog came out of its group"))
+            }
+            Kind::Other(other) => Err(SqlError::unsupported(format!("{other} is not available here"))
+                .at(statement.source.start())
+                .into()),
+        }
+    }
+
+    async fn select(&self, select: &Select, parameters: &[ScalarValue]) -> Result<Answer, QueryError> {
+        let plan = self.plan_query(select).await?;
+        self.rows(plan, parameters)
+    }
+
+    /// The rows of a plan, parameters filled in.
+    pub(crate) fn rows(&self, plan: LogicalPlan, parameters: &[ScalarValue]) -> Result<Answer, QueryError> {
+        let plan = bind(plan, parameters)?;
+        let frame = DataFrame::new(self.state(), plan);
+        let rows = execution::rows(&self.shared.parts.executor, frame);
+        Ok(Answer::Rows {
+            schema: rows.schema(),
+            rows: rows.map_err(QueryError::from).boxed(),
+        })
+    }
+
+    /// The plan of a query, its parameters still open. Planned on the executor.
+    pub(crate) async fn plan_query(&self, select: &Select) -> Result<LogicalPlan, QueryError> {
+        let state = self.state();
+        let select = select.clone();
+        let snapshot = self.shared.parts.catalog.snapshot();
+        execution::on(&self.shared.parts.executor, async move {
+            let plan = logical_plan(&state, &select.query, &select.source).await;
+            Ok(plan.map_err(|error| unknown_table(error, &snapshot))?)
+        })
+        .await
+    }
+
+    pub(crate) async fn plan_insert(&self, statement: &Statement) -> Result<LogicalPlan, QueryError> {
+        insert::plan(self, statement).await
+    }
+
+    /// Carries out a planned INSERT.
+    pub(crate) async fn append(&self, plan: LogicalPlan, parameters: &[ScalarValue]) -> Result<Answer, QueryError> {
+        insert::append(self, plan, parameters).await
+    }
+
+    /// The columns of a live query.
+    pub(crate) fn changes_schema(&self, select: &Select) -> Result<SchemaRef, QueryError> {
+        let snapshot = self.shared.parts.catalog.snapshot();
+        let (_, schema) = headwater_sql::plan::live_select(select, &snapshot, "live")?;
+        Ok(readable_schema(&schema))
+    }
+
+    /// What a query is planned and run with; `now()` is the time at which it was asked for.
+    pub(crate) fn state(&self) -> SessionState {
+        let mut state = self.context.state();
+        let now = DateTime::from_timestamp_micros(self.shared.parts.clock.now());
+        state.execution_props_mut().query_execution_start_time = now;
+        state
+    }
+
+    async fn changes(&self, select: &Select) -> Result<Answer, QueryError> {
+        let permit = self.shared.live_permit()?;
+        let snapshot = self.shared.parts.catalog.snapshot();
+        let name = format!("live-{}", self.shared.parts.ids.uuid());
+        let (pipeline, schema) = headwater_sql::plan::live_select(select, &snapshot, &name)?;
+        let from = self.begin(&pipeline).await?;
+        let mut live = self.shared.parts.engine.live(pipeline, from).await?;
+        let rows = stream::poll_fn(move |context| live.poll_recv(context));
+        let rows = rows.map(|rows| Ok(readable(&rows?)?));
+        let stop = self.shared.parts.stop.clone();
+        let rows = holding(permit, rows.boxed()).take_until(stop.cancelled_owned());
+        Ok(Answer::Changes {
+            schema: readable_schema(&schema),
+            rows: rows.boxed(),
+        })
+    }
+}
+
+/// DataFusion has no error of its own kind for a table that isn't there, only these words.
+fn unknown_table(error: SqlError, snapshot: &Snapshot) -> SqlError {
+    let name = error
+        .message
+        .strip_prefix("table '")
+        .and_then(|rest| rest.strip_suffix("' not found"));
+    let Some(name) = name.and_then(|name| name.rsplit('.').next()) else {
+        return error;
+    };
+    SqlError::new(SqlKind::UnknownObject, format!("there is no stream or view '{name}'"))
+        .did_you_mean(snapshot.nearest(name))
+        .at(error.place.clone())
+}
+
+pub(crate) fn bind(plan: LogicalPlan, parameters: &[ScalarValue]) -> Result<LogicalPlan, QueryError> {
+    let wanted = plan.get_parameter_names()?.len();
+    if wanted == 0 && parameters.is_empty() {
+        return Ok(plan);
+    }
+    if wanted > parameters.len() {
+        let given = parameters.len();
+        let message = format!("the statement has {wanted} parameters, but there are values for {given}");
+        return Err(SqlError::invalid(message).into());
+    }
+    let values: Vec<_> = parameters.iter().cloned().map(Into::into).collect();
+    Ok(plan.replace_params_with_values(&ParamValues::List(values))?)
+}
+
+impl Session {
+    /// The first offsets that a live query reads, by partition of its input.
+    async fn begin(&self, pipeline: &Pipeline) -> Result<HashMap<u32, Offset>, QueryError> {
+        let mut begin = HashMap::new();
+        if let Some(first) = pipeline.stages.first() {
+            for number in 0..first.input.partitions {
+                let partition = TopicPartition::new(Arc::clone(&first.input.topic), number);
+                let offset = self.from.resolve(self.shared.parts.log.as_ref(), &partition).await?;
+                begin.insert(number, offset);
+            }
+        }
+        Ok(begin)
+    }
+}
+
+/// The rows, with the permit given back when they are dropped.
+fn holding(permit: OwnedSemaphorePermit, rows: Rows) -> Rows {
+    stream::unfold((permit, rows), |(permit, mut rows)| async {
+        let next = rows.next().await?;
+        Some((next, (permit, rows)))
+    })
+    .boxed()
+}

@@ -1,0 +1,106 @@
+//! CREATE and DROP: statements that stand together change the catalog in one step, or not at all.
+//!
+//! 1. Plan all of them, each against the catalog as the ones before it would leave it.
+//! 2. Apply the changes to the version that they were planned against. If somebody else was faster,
+//!    plan again.
+//! 3. Wait until the new version is in effect, so that the next statement finds it running.
+
+use std::sync::Arc;
+
+use headwater_catalog::definition::Definition;
+use headwater_catalog::snapshot::{Change, Snapshot};
+use headwater_catalog::store::Error as CatalogError;
+use headwater_sql::define;
+use headwater_sql::error::SqlError;
+use headwater_sql::statement::{Kind, ObjectKind, Statement};
+
+use crate::error::QueryError;
+use crate::session::Answer;
+use crate::shared::Shared;
+
+/// How often changes are planned again because somebody else changed the catalog meanwhile.
+const ATTEMPTS_MAX: usize = 10;
+
+pub fn changes_catalog(statement: &Statement) -> bool {
+    matches!(
+        statement.kind,
+        Kind::CreateStream(_) | Kind::CreateView(_) | Kind::Drop(_)
+    )
+}
+
+/// Plans the changes among the statements without applying them.
+pub fn check(shared: &Shared, statements: &[Statement]) -> Result<(), QueryError> {
+    plan(statements, &shared.parts.catalog.snapshot())?;
+    Ok(())
+}
+
+pub async fn apply(shared: &Arc<Shared>, statements: &[Statement]) -> Result<Vec<Answer>, QueryError> {
+    let catalog = &shared.parts.catalog;
+    let mut attempt = 1;
+    let version = loop {
+        let snapshot = catalog.snapshot();
+        let changes = plan(statements, &snapshot)?;
+        if changes.is_empty() {
+            break snapshot.version;
+        }
+        match catalog.apply(snapshot.version, changes).await {
+            Ok(version) => break version,
+            Err(CatalogError::Conflict { .. }) if attempt < ATTEMPTS_MAX => attempt += 1,
+            Err(error) => return Err(error.into()),
+        }
+    };
+    in_effect(shared, version).await?;
+    forget_views(shared);
+    let done = |statement| Answer::Done {
+        tag: tag(statement).to_owned(),
+        rows: None,
+    };
+    Ok(statements.iter().map(done).collect())
+}
+
+/// The changes that the statements make, in their order. Statements that aren't changes are left out.
+fn plan(statements: &[Statement], snapshot: &Snapshot) -> Result<Vec<Change>, SqlError> {
+    let mut changes = Vec::new();
+    let mut working = snapshot.clone();
+    for statement in statements.iter().filter(|statement| changes_catalog(statement)) {
+        let new = define::changes(statement, &working)?;
+        working = working.with(&new);
+        changes.extend(new);
+    }
+    Ok(changes)
+}
+
+/// What Postgres' clients expect to be told.
+pub fn tag(statement: &Statement) -> &'static str {
+    match &statement.kind {
+        Kind::CreateStream(_) => "CREATE STREAM",
+        Kind::CreateView(_) => "CREATE MATERIALIZED VIEW",
+        Kind::Drop(drop) => match drop.object {
+            ObjectKind::Stream => "DROP STREAM",
+            ObjectKind::View => "DROP MATERIALIZED VIEW",
+        },
+        _ => "OK",
+    }
+}
+
+async fn in_effect(shared: &Shared, version: u64) -> Result<(), QueryError> {
+    let mut applied = shared.parts.applied.clone();
+    let timeout = shared.options.apply_timeout;
+    tokio::select! {
+        reached = applied.wait_for(|applied| *applied >= version) => match reached {
+            Ok(_) => Ok(()),
+            Err(_) => Err(QueryError::internal("the server is stopping")),
+        },
+        () = shared.parts.clock.sleep(timeout) => Err(QueryError::NotApplied {
+            version,
+            seconds: timeout.as_secs(),
+        }),
+    }
+}
+
+/// Views that are gone or replaced need not stay open.
+fn forget_views(shared: &Shared) {
+    let snapshot = shared.parts.catalog.snapshot();
+    let is_current = |view: &Definition| snapshot.get(&view.name).is_some_and(|current| current.id == view.id);
+    shared.views.retain(is_current);
+}

@@ -1,0 +1,154 @@
+//! SHOW, DESCRIBE and EXPLAIN: the catalog and plans as rows.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, BooleanArray, Int32Array, RecordBatch, StringArray};
+use arrow::datatypes::{DataType, Field, Schema};
+use datafusion::common::ScalarValue;
+use datafusion::logical_expr::LogicalPlanBuilder;
+use futures::{StreamExt, stream};
+use headwater_catalog::definition::{Definition, Object};
+use headwater_schema::column::{Column, ColumnDefault};
+use headwater_schema::types::type_name;
+use headwater_sql::error::{Kind as SqlKind, SqlError};
+use headwater_sql::statement::{Explain, Kind, Name, Show};
+
+use crate::error::QueryError;
+use crate::session::{Answer, Session};
+use crate::shared::Shared;
+
+pub fn show(shared: &Shared, show: Show) -> Result<Answer, QueryError> {
+    let snapshot = shared.parts.catalog.snapshot();
+    let wanted = |definition: &&Arc<Definition>| match show {
+        Show::Streams => definition.stream().is_some(),
+        Show::Views => definition.view().is_some(),
+        Show::All => true,
+    };
+    let found: Vec<_> = snapshot.iter().filter(wanted).collect();
+    let reads = |definition: &&Arc<Definition>| definition.query().map(|query| query.reads.join(", "));
+    let columns: [(&str, ArrayRef); 5] = [
+        (
+            "name",
+            text(found.iter().map(|definition| Some(definition.name.clone()))),
+        ),
+        (
+            "kind",
+            text(found.iter().map(|definition| Some(definition.kind().to_owned()))),
+        ),
+        ("partitions", partitions(&found)),
+        ("reads", text(found.iter().map(reads))),
+        (
+            "route",
+            text(found.iter().map(|definition| definition.http_path().map(str::to_owned))),
+        ),
+    ];
+    rows(columns)
+}
+
+pub fn describe(shared: &Shared, name: &Name) -> Result<Answer, QueryError> {
+    let snapshot = shared.parts.catalog.snapshot();
+    let Some(definition) = snapshot.get(&name.value) else {
+        let message = format!("there is no stream or view '{}'", name.value);
+        return Err(SqlError::new(SqlKind::UnknownObject, message)
+            .did_you_mean(snapshot.nearest(&name.value))
+            .at(name.place.clone())
+            .into());
+    };
+    let described = definition.columns();
+    let nullable: BooleanArray = described.iter().map(|column| Some(column.nullable)).collect();
+    let columns: [(&str, ArrayRef); 5] = [
+        ("column", text(described.iter().map(|column| Some(column.name.clone())))),
+        (
+            "type",
+            text(
+                described
+                    .iter()
+                    .map(|column| Some(type_name(&column.data_type, column.json))),
+            ),
+        ),
+        ("nullable", Arc::new(nullable)),
+        ("default", text(described.iter().map(default_of))),
+        (
+            "role",
+            text(described.iter().map(|column| role(definition, &column.name))),
+        ),
+    ];
+    rows(columns)
+}
+
+/// A continuous query's stages, or DataFusion's plan of a one-off one.
+pub async fn explain(session: &Session, explain: &Explain, parameters: &[ScalarValue]) -> Result<Answer, QueryError> {
+    match &explain.statement.kind {
+        Kind::Select(select) if !select.emit_changes => {
+            let plan = session.plan_query(select).await?;
+            let plan = LogicalPlanBuilder::from(plan).explain(explain.verbose, explain.analyze)?;
+            session.rows(plan.build()?, parameters)
+        }
+        _ => {
+            let snapshot = session.shared.parts.catalog.snapshot();
+            let lines = headwater_sql::explain::explain(&explain.statement, &snapshot)?;
+            let lines = StringArray::from(lines);
+            rows([("plan", Arc::new(lines) as ArrayRef)])
+        }
+    }
+}
+
+/// What part a column plays.
+fn role(definition: &Definition, column: &str) -> Option<String> {
+    let mut roles = Vec::new();
+    match &definition.object {
+        Object::View(view) if view.key_columns().iter().any(|key| key == column) => roles.push("key"),
+        Object::View(_) => {}
+        Object::Stream(stream) => {
+            if stream.partition_by.iter().any(|key| key == column) {
+                roles.push("partition");
+            }
+            if stream
+                .watermark
+                .as_ref()
+                .is_some_and(|watermark| watermark.column == column)
+            {
+                roles.push("event time");
+            }
+            if stream
+                .idempotency
+                .as_ref()
+                .is_some_and(|idempotency| idempotency.column == column)
+            {
+                roles.push("idempotency key");
+            }
+        }
+    }
+    (!roles.is_empty()).then(|| roles.join(", "))
+}
+
+fn default_of(column: &Column) -> Option<String> {
+    match column.default.as_ref()? {
+        ColumnDefault::Uuid => Some("uuid()".to_owned()),
+        ColumnDefault::Now => Some("now()".to_owned()),
+        ColumnDefault::Value(value) => Some(value.clone()),
+    }
+}
+
+fn partitions(definitions: &[&Arc<Definition>]) -> ArrayRef {
+    let number = |definition: &&Arc<Definition>| i32::try_from(definition.partitions()).ok();
+    Arc::new(definitions.iter().map(number).collect::<Int32Array>())
+}
+
+fn text(values: impl Iterator<Item = Option<String>>) -> ArrayRef {
+    Arc::new(values.collect::<StringArray>())
+}
+
+fn rows<const N: usize>(columns: [(&str, ArrayRef); N]) -> Result<Answer, QueryError> {
+    let field = |(name, column): &(&str, ArrayRef)| {
+        let data_type: &DataType = column.data_type();
+        Field::new(*name, data_type.clone(), true)
+    };
+    let schema = Arc::new(Schema::new(columns.iter().map(field).collect::<Vec<_>>()));
+    let columns = columns.into_iter().map(|(_, column)| column).collect();
+    let batch = RecordBatch::try_new(Arc::clone(&schema), columns)?;
+    Ok(Answer::Rows {
+        schema,
+        rows: stream::iter([Ok(batch)]).boxed(),
+    })
+}

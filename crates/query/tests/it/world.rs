@@ -1,0 +1,224 @@
+//! An instance in miniature: a log in memory, a catalog, an engine that runs what the catalog says,
+//! and the doors.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::datatypes::Schema;
+use headwater_catalog::definition::{Definition, Object};
+use headwater_catalog::store::Catalog;
+use headwater_engine::engine::{Engine, EngineOptions, Running};
+use headwater_event::clock::{Clock, SystemClock};
+use headwater_event::id::Ids;
+use headwater_event::op::changelog_schema;
+use headwater_gateway::ingest::{Ingest, IngestOptions};
+use headwater_log::Log;
+use headwater_log::memory::MemoryLog;
+use headwater_log::topic::{Cleanup, TopicSpec};
+use headwater_query::session::{Answer, Session};
+use headwater_query::shared::{Parts, QueryOptions, Shared};
+use reqwest::{Client, Response};
+use serde_json::Value;
+use tokio::net::TcpListener;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+const STREAM: &str = "CREATE STREAM clicks (user_id TEXT NOT NULL, page TEXT NOT NULL, n BIGINT DEFAULT 1, \
+                      extra JSON, time_stamp TIMESTAMP NOT NULL DEFAULT now()) \
+                      PARTITION BY (user_id) WITH (partitions = 2)";
+const VIEW: &str = "CREATE MATERIALIZED VIEW page_clicks AS \
+                    SELECT user_id, page, count(*) AS clicks FROM clicks GROUP BY user_id, page";
+
+pub struct World {
+    pub shared: Arc<Shared>,
+    pub http: String,
+    pub postgres: SocketAddr,
+    pub client: Client,
+    stop: CancellationToken,
+}
+
+impl World {
+    /// Without anything in the catalog.
+    pub async fn empty() -> Self {
+        let clock: Arc<dyn Clock> = SystemClock::new();
+        let log: Arc<dyn Log> = MemoryLog::new(Arc::clone(&clock));
+        let ids = Ids::seeded(Arc::clone(&clock), 1);
+        let catalog = Catalog::open(Arc::clone(&log)).await.unwrap();
+        let options = EngineOptions {
+            threads: 1,
+            ..EngineOptions::default()
+        };
+        let engine = Engine::new(options, Arc::clone(&log), Arc::clone(&clock)).unwrap();
+        let (applied, receiver) = watch::channel(0);
+        tokio::spawn(process(
+            Arc::clone(&catalog),
+            Arc::clone(&log),
+            Arc::clone(&engine),
+            applied,
+        ));
+        let options = IngestOptions {
+            threads: 1,
+            ..IngestOptions::default()
+        };
+        let (in_log, in_catalog) = (Arc::clone(&log), Arc::clone(&catalog));
+        let ingest = Ingest::new(options, in_log, in_catalog, Arc::clone(&clock), Arc::clone(&ids)).unwrap();
+        let stop = CancellationToken::new();
+        let parts = Parts {
+            catalog,
+            log,
+            ingest,
+            engine,
+            clock,
+            ids,
+            applied: receiver,
+            executor: Handle::current(),
+            stop: stop.clone(),
+        };
+        let options = QueryOptions {
+            heartbeat: Duration::from_millis(200),
+            sql_bytes_max: 64 << 10,
+            ..QueryOptions::default()
+        };
+        let shared = Shared::new(parts, options).unwrap();
+        let http = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let postgres = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (http_at, postgres_at) = (http.local_addr().unwrap(), postgres.local_addr().unwrap());
+        let router = headwater_query::http::router(Arc::clone(&shared));
+        tokio::spawn(async move { axum::serve(http, router).await });
+        tokio::spawn(headwater_query::postgres::serve(
+            postgres,
+            Arc::clone(&shared),
+            stop.clone(),
+        ));
+        Self {
+            shared,
+            http: format!("http://{http_at}"),
+            postgres: postgres_at,
+            client: Client::new(),
+            stop,
+        }
+    }
+
+    /// With the stream `clicks`, the view `page_clicks` over it, and three events of two users.
+    pub async fn with_clicks() -> Self {
+        let world = Self::empty().await;
+        world.run(&format!("{STREAM}; {VIEW}")).await;
+        world
+            .run("INSERT INTO clicks (user_id, page, n) VALUES ('u1', '/home', 3), ('u1', '/home', 4), ('u2', '/ä', 5)")
+            .await;
+        world.wait_for_rows("SELECT sum(clicks) AS n FROM page_clicks", 3).await;
+        world
+    }
+
+    pub fn session(&self) -> Session {
+        Session::new(Arc::clone(&self.shared))
+    }
+
+    pub async fn run(&self, sql: &str) -> Vec<Answer> {
+        match self.session().execute(sql, &[]).await {
+            Ok(answers) => answers,
+            Err(error) => panic!("{sql}: {error}"),
+        }
+    }
+
+    pub async fn get(&self, path: &str) -> Response {
+        self.client.get(format!("{}{path}", self.http)).send().await.unwrap()
+    }
+
+    pub async fn get_json(&self, path: &str) -> Value {
+        self.get(path).await.json().await.unwrap()
+    }
+
+    /// `POST /v1/sql`
+    pub async fn sql(&self, sql: &str) -> Value {
+        let body = serde_json::json!({"sql": sql});
+        let response = self.client.post(format!("{}/v1/sql", self.http)).json(&body).send();
+        response.await.unwrap().json().await.unwrap()
+    }
+
+    /// Asks until the column `n` of the only row is `wanted`.
+    pub async fn wait_for_rows(&self, sql: &str, wanted: i64) {
+        let mut found = Value::Null;
+        for _ in 0..500 {
+            found = self.sql(sql).await["rows"][0]["n"].clone();
+            if found == wanted {
+                return;
+            }
+            self.shared.parts.clock.sleep(Duration::from_millis(20)).await;
+        }
+        panic!("{sql}: {wanted} was expected, there is {found}");
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// Runs what the catalog says.
+async fn process(catalog: Arc<Catalog>, log: Arc<dyn Log>, engine: Arc<Engine>, applied: watch::Sender<u64>) {
+    let mut versions = catalog.subscribe();
+    let mut objects: BTreeMap<u64, (Arc<Definition>, Option<Running>)> = BTreeMap::new();
+    loop {
+        let snapshot = versions.borrow_and_update().clone();
+        let known: Vec<u64> = objects.keys().rev().copied().collect();
+        for id in known {
+            if !snapshot.iter().any(|definition| definition.id == id)
+                && let Some((definition, running)) = objects.remove(&id)
+            {
+                if let Some(running) = running {
+                    running.stop().await;
+                }
+                log.delete_topic(&definition.topic()).await.unwrap();
+            }
+        }
+        let mut definitions: Vec<_> = snapshot.iter().collect();
+        definitions.sort_by_key(|definition| definition.id);
+        for definition in definitions {
+            if objects.contains_key(&definition.id) {
+                continue;
+            }
+            let fields: Vec<_> = definition.columns().iter().map(|column| column.field()).collect();
+            let rows = Arc::new(Schema::new(fields));
+            let schema = match definition.object {
+                Object::Stream(_) => rows,
+                Object::View(_) => changelog_schema(&rows),
+            };
+            let pipeline = definition
+                .query()
+                .map(|_| headwater_sql::plan::pipeline(definition, &snapshot).unwrap());
+            let writers = pipeline.as_ref().and_then(|pipeline| pipeline.stages.last());
+            let partitions = match definition.object {
+                Object::Stream(_) => definition.partitions(),
+                Object::View(_) => writers.map_or(1, |stage| stage.input.partitions),
+            };
+            let cleanup = Cleanup::Delete {
+                retention_ms: None,
+                retention_bytes: None,
+            };
+            let name = definition.topic();
+            let topic = log
+                .create_topic(TopicSpec {
+                    name,
+                    schema,
+                    partitions,
+                    cleanup,
+                })
+                .await;
+            topic.unwrap();
+            let running = match pipeline {
+                Some(pipeline) => Some(engine.start(pipeline).await.unwrap()),
+                None => None,
+            };
+            objects.insert(definition.id, (Arc::clone(definition), running));
+        }
+        applied.send_replace(snapshot.version);
+        if versions.changed().await.is_err() {
+            return;
+        }
+    }
+}

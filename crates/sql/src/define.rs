@@ -1,0 +1,299 @@
+//! From statements to what they change in the catalog.
+//!
+//! A definition is checked for everything that could keep it from running: its options, its types,
+//! its query, which is planned as it will be when it runs.
+
+mod column;
+mod options;
+mod replace;
+#[cfg(test)]
+mod tests;
+
+use headwater_catalog::definition::{DEAD_LETTERS, Definition, Object, Query, Stream, View, Watermark};
+use headwater_catalog::snapshot::{Change, Snapshot};
+use headwater_schema::column::EventSchema;
+
+use crate::define::options::Options;
+use crate::error::{Kind as ErrorKind, Result, SqlError};
+use crate::plan::chain::{Flow, Request};
+use crate::plan::{self, tables::unknown_object};
+use crate::statement::{CreateStream, CreateView, Drop, Kind, Name, ObjectKind, Select, Statement};
+
+/// Partitions of a stream that doesn't say.
+const PARTITIONS: u32 = 4;
+
+/// What a `CREATE` or a `DROP` changes; nothing where `IF [NOT] EXISTS` applies, or where the same
+/// statement made the object already. Other statements change nothing.
+///
+/// # Errors
+/// Why it can't be, with its place.
+pub fn changes(statement: &Statement, snapshot: &Snapshot) -> Result<Vec<Change>> {
+    match &statement.kind {
+        Kind::Drop(drop) => removed(drop, snapshot),
+        Kind::CreateStream(_) | Kind::CreateView(_) => {
+            let definition = define(statement, snapshot)?;
+            Ok(definition.map(Change::Put).into_iter().collect())
+        }
+        _ => Ok(Vec::new()),
+    }
+}
+
+/// The definition that a `CREATE` makes, planned against `snapshot`. Its id is 0: the catalog gives
+/// it one. `None` if there is nothing to do.
+///
+/// # Errors
+/// Why it can't be, with its place; any statement but `CREATE`.
+pub fn define(statement: &Statement, snapshot: &Snapshot) -> Result<Option<Definition>> {
+    let sql = statement.source.text();
+    let (name, or_replace, if_not_exists) = match &statement.kind {
+        Kind::CreateStream(create) => (&create.name, create.or_replace, create.if_not_exists),
+        Kind::CreateView(create) => (&create.name, create.or_replace, create.if_not_exists),
+        _ => return Err(SqlError::invalid("only CREATE makes a definition").at(statement.source.start())),
+    };
+    let existing = snapshot.get(&name.value);
+    if let Some(existing) = existing {
+        match () {
+            () if if_not_exists => return Ok(None),
+            () if !or_replace => return Err(exists(name, existing)),
+            () if existing.sql == sql => return Ok(None),
+            () => {}
+        }
+    }
+    check_name(name)?;
+    // What is replaced can't be read by its successor.
+    let base = existing.map(|_| snapshot.with(&[Change::Remove(name.value.clone())]));
+    let base = base.as_ref().unwrap_or(snapshot);
+    let object = match &statement.kind {
+        Kind::CreateStream(create) => Object::Stream(stream(create, base)?),
+        Kind::CreateView(create) => Object::View(view(create, base)?),
+        _ => return Err(SqlError::internal("neither a stream nor a view")),
+    };
+    let definition = Definition {
+        name: name.value.clone(),
+        id: 0,
+        sql: sql.to_owned(),
+        object,
+    };
+    if let Some(existing) = existing {
+        replace::check(existing, &definition, snapshot).map_err(|error| error.at(name.place.clone()))?;
+    }
+    Ok(Some(definition))
+}
+
+/// The objects that a `DROP` removes, dependents first.
+fn removed(drop: &Drop, snapshot: &Snapshot) -> Result<Vec<Change>> {
+    let name = &drop.name.value;
+    let Some(existing) = snapshot.get(name) else {
+        if drop.if_exists {
+            return Ok(Vec::new());
+        }
+        return Err(unknown_object(name, snapshot).at(drop.name.place.clone()));
+    };
+    let kind = match drop.object {
+        ObjectKind::Stream => "stream",
+        ObjectKind::View => "view",
+    };
+    if existing.kind() != kind {
+        return Err(SqlError::new(
+            ErrorKind::Invalid,
+            format!("{name} is a {}, not a {kind}", existing.kind()),
+        )
+        .at(drop.name.place.clone())
+        .hint(match drop.object {
+            ObjectKind::Stream => format!("write DROP MATERIALIZED VIEW {name}"),
+            ObjectKind::View => format!("write DROP STREAM {name}"),
+        }));
+    }
+    if name == DEAD_LETTERS || existing.stream().is_some_and(|stream| stream.builtin) {
+        return Err(
+            SqlError::invalid(format!("{name} belongs to Headwater and can't be dropped")).at(drop.name.place.clone()),
+        );
+    }
+    let dependents = snapshot.dependents_deep(name);
+    if !dependents.is_empty() && !drop.cascade {
+        return Err(SqlError::new(
+            ErrorKind::Dependents,
+            format!(
+                "{name} can't be dropped: {} depend{} on it",
+                dependents.join(", "),
+                if dependents.len() == 1 { "s" } else { "" }
+            ),
+        )
+        .at(drop.name.place.clone())
+        .hint(format!(
+            "drop them first, or all together: DROP {} {name} CASCADE",
+            drop.object.sql()
+        )));
+    }
+    let last = std::iter::once(name.as_str());
+    let names = dependents.into_iter().rev().chain(last);
+    Ok(names.map(|name| Change::Remove(name.to_owned())).collect())
+}
+
+fn stream(create: &CreateStream, snapshot: &Snapshot) -> Result<Stream> {
+    let options = Options::of_stream(create, snapshot)?;
+    match &create.query {
+        Some(query) => derived(create, query, options, snapshot),
+        None => from_outside(create, options),
+    }
+}
+
+fn from_outside(create: &CreateStream, options: Options) -> Result<Stream> {
+    let columns = create.columns.iter().map(column::column).collect::<Result<Vec<_>>>()?;
+    let watermark = create
+        .watermark
+        .as_ref()
+        .map(|watermark| column::watermark(watermark, &columns))
+        .transpose()?;
+    let names: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
+    let stream = common(create, options, &names)?;
+    Ok(Stream {
+        schema: EventSchema {
+            columns,
+            ..stream.schema
+        },
+        watermark: watermark.map(|(column, delay)| Watermark { column, delay }),
+        ..stream
+    })
+}
+
+/// A stream that a query fills: with final rows, once.
+fn derived(create: &CreateStream, select: &Select, mut options: Options, snapshot: &Snapshot) -> Result<Stream> {
+    if let Some(place) = options.idempotency_place.take() {
+        return Err(
+            SqlError::invalid("a stream AS SELECT has no idempotency_key: its rows come exactly once").at(place),
+        );
+    }
+    if select.emit_changes {
+        return Err(
+            SqlError::invalid("a stream holds final rows; EMIT CHANGES gives rows that change")
+                .at(crate::error::find(&select.source, "emit"))
+                .hint("leave EMIT CHANGES out, or CREATE MATERIALIZED VIEW"),
+        );
+    }
+    let request = Request {
+        name: &create.name.value,
+        start: options.start,
+        partitions: options.partitions,
+        live: false,
+    };
+    let flow = plan::flow(select, snapshot, &request)?;
+    if flow.changelog {
+        return Err(
+            SqlError::invalid("a stream holds final rows; an aggregate without a window changes for ever")
+                .at(crate::error::find(&select.source, "group"))
+                .or_at_start(&select.source)
+                .hint("CREATE MATERIALIZED VIEW keeps it current, or aggregate over windows: FROM TUMBLE(…)"),
+        );
+    }
+    options.partitions = options.partitions.or(Some(flow.tasks));
+    let start = options.start;
+    let names: Vec<&str> = flow.columns.iter().map(|column| column.name.as_str()).collect();
+    let mut stream = common(create, options, &names)?;
+    if create.partition_by.is_empty() {
+        stream.partition_by = natural_partitions(&flow);
+    }
+    Ok(Stream {
+        query: Some(query(select, &flow, start)),
+        schema: EventSchema {
+            columns: flow.columns,
+            ..stream.schema
+        },
+        ..stream
+    })
+}
+
+/// The columns by which the rows of a derived stream lie already, or those of its groups.
+fn natural_partitions(flow: &Flow) -> Vec<String> {
+    let columns = flow.partitioned.as_deref().unwrap_or_default();
+    columns.iter().map(|&at| flow.columns[at].name.clone()).collect()
+}
+
+/// What both kinds of streams have.
+fn common(create: &CreateStream, options: Options, columns: &[&str]) -> Result<Stream> {
+    for name in &create.partition_by {
+        column::check_known(name, columns)?;
+    }
+    if let (Some(idempotency), Some(place)) = (&options.idempotency, &options.idempotency_place) {
+        let name = Name {
+            value: idempotency.column.clone(),
+            place: place.clone(),
+        };
+        column::check_known(&name, columns)?;
+    }
+    Ok(Stream {
+        schema: EventSchema {
+            columns: Vec::new(),
+            unknown_fields: options.unknown_fields,
+        },
+        watermark: None,
+        partition_by: create.partition_by.iter().map(|name| name.value.clone()).collect(),
+        partitions: options.partitions.unwrap_or(PARTITIONS),
+        retention_ms: options.retention_ms,
+        retention_bytes: options.retention_bytes,
+        idempotency: options.idempotency,
+        late: options.late,
+        idle_timeout_ms: options.idle_timeout_ms,
+        http_path: options.http_path,
+        query: None,
+        builtin: false,
+    })
+}
+
+fn view(create: &CreateView, snapshot: &Snapshot) -> Result<View> {
+    let options = Options::of_view(create, snapshot)?;
+    let select = &create.query;
+    let request = Request {
+        name: &create.name.value,
+        start: options.start,
+        partitions: options.partitions,
+        live: false,
+    };
+    let flow = plan::flow(select, snapshot, &request)?;
+    let rows = plan::view_key(&flow, select)?;
+    Ok(View {
+        key: rows.names,
+        partitions: flow.tasks,
+        http_path: options.http_path,
+        query: query(select, &flow, options.start),
+        columns: flow.columns,
+    })
+}
+
+fn query(select: &Select, flow: &Flow, start: headwater_catalog::definition::Start) -> Query {
+    Query {
+        sql: select.source.text().to_owned(),
+        reads: flow.reads.clone(),
+        start,
+    }
+}
+
+fn exists(name: &Name, existing: &Definition) -> SqlError {
+    SqlError::new(
+        ErrorKind::Exists,
+        format!("there is a {} {} already", existing.kind(), name.value),
+    )
+    .at(name.place.clone())
+    .hint("CREATE OR REPLACE makes it anew, IF NOT EXISTS leaves it as it is")
+}
+
+/// Topics and tables carry the names of objects; `$` and `.` in them are Headwater's own.
+fn check_name(name: &Name) -> Result<()> {
+    if name.value == DEAD_LETTERS {
+        return Err(SqlError::invalid(format!("{DEAD_LETTERS} belongs to Headwater")).at(name.place.clone()));
+    }
+    let allowed = |c: char| c.is_alphanumeric() || c == '_' || c == '-';
+    if name.value.chars().all(allowed) {
+        return Ok(());
+    }
+    Err(SqlError::invalid("a name holds letters, digits, _ and -").at(name.place.clone()))
+}
+
+impl ObjectKind {
+    fn sql(self) -> &'static str {
+        match self {
+            Self::Stream => "STREAM",
+            Self::View => "MATERIALIZED VIEW",
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! A continuous query in words: its stages, by what rows meet, what each operator keeps and until when.
+
+use arrow::datatypes::SchemaRef;
+use headwater_catalog::definition::{Definition, Object};
+use headwater_catalog::snapshot::{Change, Snapshot};
+use headwater_engine::plan::{
+    Aggregate, Input, LateRows, Operator, Output, PartialAggregate, Pipeline, Stage, TimeSource, ViewKey,
+};
+use headwater_event::op::OP_COLUMN;
+use headwater_schema::types::type_name;
+
+use crate::define::define;
+use crate::error::{Result, SqlError};
+use crate::plan;
+use crate::statement::{Kind, Statement};
+use crate::time::{describe, describe_window};
+
+/// Lines about a `CREATE` or a `SELECT … EMIT CHANGES`. (A one-off `SELECT` is for DataFusion to explain.)
+///
+/// # Errors
+/// What keeps the statement from running; any other statement.
+pub fn explain(statement: &Statement, snapshot: &Snapshot) -> Result<Vec<String>> {
+    match &statement.kind {
+        Kind::Explain(explain) => self::explain(&explain.statement, snapshot),
+        Kind::Select(select) if select.emit_changes => {
+            let (pipeline, schema) = plan::live_select(select, snapshot, "live")?;
+            let names = visible(&schema);
+            let mut lines = vec![format!("live query: {}", names.join(", "))];
+            lines.extend(stages(&pipeline));
+            Ok(lines)
+        }
+        Kind::CreateStream(create) => created(&create.name.value, statement, snapshot),
+        Kind::CreateView(create) => created(&create.name.value, statement, snapshot),
+        _ => Err(SqlError::invalid("only continuous queries have stages to explain").at(statement.source.start())),
+    }
+}
+
+/// Lines about a pipeline.
+pub fn stages(pipeline: &Pipeline) -> Vec<String> {
+    let mut lines = Vec::new();
+    for (number, stage) in pipeline.stages.iter().enumerate() {
+        lines.push(format!("stage {number}: {}", plain(&input(&stage.input))));
+        lines.extend(
+            stage
+                .operators
+                .iter()
+                .map(|operator| format!("  {}", plain(&self::operator(operator)))),
+        );
+        lines.push(format!("  to {}", output(stage)));
+    }
+    lines
+}
+
+fn created(name: &str, statement: &Statement, snapshot: &Snapshot) -> Result<Vec<String>> {
+    // As if it were not there: what is explained is the statement, not whether it may be run twice.
+    let without = snapshot.with(&[Change::Remove(name.to_owned())]);
+    let Some(definition) = define(statement, &without)? else {
+        return Err(SqlError::internal(format!("{name} is there although it was removed")));
+    };
+    let after = without.with(&[Change::Put(definition)]);
+    let definition = after
+        .get(name)
+        .ok_or_else(|| SqlError::internal(format!("{name} is not there")))?;
+    let mut lines = vec![head(definition)];
+    if definition.query().is_some() {
+        lines.extend(stages(&plan::pipeline(definition, &after)?));
+    }
+    Ok(lines)
+}
+
+fn head(definition: &Definition) -> String {
+    let columns: Vec<_> = definition
+        .columns()
+        .iter()
+        .map(|column| format!("{} {}", column.name, type_name(&column.data_type, column.json)))
+        .collect();
+    let detail = match &definition.object {
+        Object::Stream(stream) => {
+            let by = match stream.partition_by.as_slice() {
+                [] => String::new(),
+                columns => format!(" by {}", columns.join(", ")),
+            };
+            let watermark = stream.watermark.as_ref().map_or(String::new(), |watermark| {
+                format!(", watermark {} - {}", watermark.column, describe(watermark.delay))
+            });
+            format!("{} partitions{by}{watermark}", stream.partitions)
+        }
+        Object::View(view) => match view.key.as_deref() {
+            None => "rows are only added".to_owned(),
+            Some([]) => "one row".to_owned(),
+            Some(key) => format!("key {}", key.join(", ")),
+        },
+    };
+    format!(
+        "{} {} ({}), {detail}",
+        definition.kind(),
+        definition.name,
+        columns.join(", ")
+    )
+}
+
+fn input(input: &Input) -> String {
+    let names: Vec<_> = input.schema.fields().iter().map(|field| field.name()).collect();
+    let time = match &input.time {
+        TimeSource::None => String::new(),
+        TimeSource::Rows { column, delay, late } => {
+            let late = match late {
+                LateRows::Keep => "",
+                LateRows::Drop => ", late rows are counted",
+                LateRows::DeadLetter { .. } => ", late rows go to dead_letters",
+            };
+            format!("; watermark {} - {}{late}", names[*column], describe(*delay))
+        }
+        TimeSource::Producers { producers } => format!("; watermark from {producers} tasks"),
+    };
+    format!(
+        "reads {} ({} partitions): {}{time}",
+        input.topic,
+        input.partitions,
+        visible(&input.schema).join(", ")
+    )
+}
+
+fn operator(operator: &Operator) -> String {
+    match operator {
+        Operator::Filter(filter) => format!("filter {}", filter.predicate),
+        Operator::Project(project) => {
+            let fields = project.schema.fields().iter().zip(&project.expressions);
+            let columns: Vec<_> = fields
+                .filter(|(field, _)| field.name() != OP_COLUMN)
+                .map(|(field, expression)| named(&plain(&expression.to_string()), field.name()))
+                .collect();
+            format!("project {}", columns.join(", "))
+        }
+        Operator::AssignWindows(assign) => format!("assign windows: {}", describe_window(assign.window)),
+        Operator::PartialAggregate(partial) => format!("aggregate in part {}; kept until the epoch ends", by(partial)),
+        Operator::WindowAggregate(aggregate) => format!(
+            "aggregate windows {}: {}; kept until the watermark passes the window's end",
+            describe_window(aggregate.window),
+            names(&aggregate.aggregates)
+        ),
+        Operator::ChangelogAggregate(aggregate) if aggregate.groups == 0 => {
+            format!("aggregate for ever: {}; keeps one state", names(&aggregate.aggregates))
+        }
+        Operator::ChangelogAggregate(aggregate) => {
+            format!(
+                "aggregate for ever: {}; keeps one state for each group",
+                names(&aggregate.aggregates)
+            )
+        }
+    }
+}
+
+/// The columns that people see: all but the operation.
+fn visible(schema: &SchemaRef) -> Vec<&str> {
+    let names = schema.fields().iter().map(|field| field.name().as_str());
+    names.filter(|name| *name != OP_COLUMN).collect()
+}
+
+fn named(expression: &str, name: &str) -> String {
+    match expression == plain(name) {
+        true => expression.to_owned(),
+        false => format!("{expression} AS {name}"),
+    }
+}
+
+/// The text without what only planners need: a column's place behind its name, `count(*)` in their words.
+fn plain(text: &str) -> String {
+    let mut pieces = text.split('@');
+    let mut plain = pieces.next().unwrap_or_default().to_owned();
+    for piece in pieces {
+        match piece.trim_start_matches(|character: char| character.is_ascii_digit()) {
+            rest if rest.len() < piece.len() => plain.push_str(rest),
+            _ => {
+                plain.push('@');
+                plain.push_str(piece);
+            }
+        }
+    }
+    plain.replace("count(Int64(1))", "count(*)")
+}
+
+fn by(partial: &PartialAggregate) -> String {
+    let groups: Vec<_> = partial.groups.iter().map(ToString::to_string).collect();
+    let window = partial
+        .window
+        .map_or(String::new(), |(_, window)| format!(", {}", describe_window(window)));
+    let by = if groups.is_empty() {
+        "over all rows".to_owned()
+    } else {
+        format!("by {}", groups.join(", "))
+    };
+    format!("{} {by}{window}", names(&partial.aggregates))
+}
+
+fn names(aggregates: &[Aggregate]) -> String {
+    let names: Vec<_> = aggregates.iter().map(|aggregate| aggregate.name.as_str()).collect();
+    if names.is_empty() {
+        "distinct rows".to_owned()
+    } else {
+        names.join(", ")
+    }
+}
+
+fn output(stage: &Stage) -> String {
+    let schema = schema_of(stage);
+    let columns = |columns: &[usize]| {
+        let names: Vec<_> = columns.iter().map(|&at| schema.field(at).name().as_str()).collect();
+        names.join(", ")
+    };
+    match &stage.output {
+        Output::Topic {
+            topic,
+            partitions,
+            partition_by,
+        } if partition_by.is_empty() => format!("{topic} ({partitions} partitions), from each task to its own"),
+        Output::Topic {
+            topic,
+            partitions,
+            partition_by,
+        } => format!("{topic} ({partitions} partitions) by {}", columns(partition_by)),
+        Output::View {
+            table,
+            key: ViewKey::Position,
+            ..
+        } => format!("{table}, rows are only added"),
+        Output::View {
+            table,
+            key: ViewKey::Columns(key),
+            ..
+        } if key.is_empty() => format!("{table}, one row"),
+        Output::View {
+            table,
+            key: ViewKey::Columns(key),
+            ..
+        } => format!("{table}, one row for each {}", columns(key)),
+    }
+}
+
+/// What a stage puts out. A filter puts out what it gets.
+fn schema_of(stage: &Stage) -> &SchemaRef {
+    let known = stage.operators.iter().rev().find_map(|operator| match operator {
+        Operator::Filter(_) => None,
+        Operator::Project(project) => Some(&project.schema),
+        Operator::AssignWindows(assign) => Some(&assign.schema),
+        Operator::PartialAggregate(partial) => Some(&partial.schema),
+        Operator::WindowAggregate(aggregate) => Some(&aggregate.schema),
+        Operator::ChangelogAggregate(aggregate) => Some(&aggregate.schema),
+    });
+    known.unwrap_or(&stage.input.schema)
+}

@@ -1,0 +1,257 @@
+//! `CREATE STREAM` and `CREATE MATERIALIZED VIEW`.
+
+use datafusion::sql::sqlparser::ast::{ColumnOption, TableConstraint};
+use datafusion::sql::sqlparser::tokenizer::Token;
+
+use crate::error::{Result, SqlError};
+use crate::parse::cursor::Cursor;
+use crate::parse::{options, simple};
+use crate::statement::{ColumnDefinition, CreateStream, CreateView, Kind, Name, Select, WatermarkFor};
+
+/// What `CREATE` knows, for hints.
+const OBJECTS: [&str; 3] = ["STREAM", "MATERIALIZED", "VIEW"];
+
+/// What `CREATE` and `DROP` will know.
+pub const LATER: [&str; 8] = ["RULE", "SOURCE", "SINK", "FUNCTION", "MODEL", "ROLE", "USER", "SECRET"];
+
+#[derive(Default)]
+struct Body {
+    columns: Vec<ColumnDefinition>,
+    watermark: Option<WatermarkFor>,
+}
+
+pub fn create(cursor: &mut Cursor) -> Result<Kind> {
+    cursor.expect("create")?;
+    let or_replace = cursor.take(&["or", "replace"]);
+    if cursor.take(&["stream"]) {
+        return stream(cursor, or_replace).map(Kind::CreateStream);
+    }
+    if cursor.take(&["materialized", "view"]) {
+        return view(cursor, or_replace).map(Kind::CreateView);
+    }
+    Err(unknown_object(cursor, "CREATE"))
+}
+
+/// The error for an object that can't be created (or dropped).
+pub fn unknown_object(cursor: &Cursor, verb: &str) -> SqlError {
+    let found = cursor.peek_word().unwrap_or_default().to_uppercase();
+    let place = cursor.here();
+    if LATER.contains(&found.as_str()) {
+        return SqlError::unsupported(format!("{verb} {found} is not available in this version")).at(place);
+    }
+    match found.as_str() {
+        "VIEW" => {
+            SqlError::unsupported("CREATE VIEW without MATERIALIZED is not available: every view is kept current")
+                .at(place)
+                .hint("write CREATE MATERIALIZED VIEW … AS SELECT …")
+        }
+        "TABLE" => SqlError::unsupported(format!(
+            "{verb} TABLE is not available: Headwater has streams and views"
+        ))
+        .at(place)
+        .hint(format!(
+            "write {verb} STREAM for events, {verb} MATERIALIZED VIEW for a result kept current"
+        )),
+        _ => {
+            let near = headwater_catalog::snapshot::nearest(&found, OBJECTS.into_iter().chain(LATER));
+            let error = cursor.expected("STREAM or MATERIALIZED VIEW");
+            match near {
+                Some(near) => error.hint(format!("did you mean {verb} {near}?")),
+                None => error,
+            }
+        }
+    }
+}
+
+fn stream(cursor: &mut Cursor, or_replace: bool) -> Result<CreateStream> {
+    let if_not_exists = cursor.take(&["if", "not", "exists"]);
+    let name = cursor.object_name("the name of the stream")?;
+    let body = match cursor.parser.peek_token_ref().token {
+        Token::LParen => body(cursor)?,
+        _ => Body::default(),
+    };
+    let partition_by = partition_by(cursor)?;
+    let options = options::with(cursor)?;
+    // Either order is understood.
+    let partition_by = if partition_by.is_empty() {
+        self::partition_by(cursor)?
+    } else {
+        partition_by
+    };
+    let query = if cursor.take(&["as"]) {
+        Some(query(cursor)?)
+    } else {
+        None
+    };
+    let stream = CreateStream {
+        name,
+        or_replace,
+        if_not_exists,
+        columns: body.columns,
+        watermark: body.watermark,
+        partition_by,
+        options,
+        query,
+    };
+    check_shape(cursor, stream)
+}
+
+/// A stream has columns or a query.
+fn check_shape(cursor: &Cursor, stream: CreateStream) -> Result<CreateStream> {
+    match (&stream.query, stream.columns.first(), &stream.watermark) {
+        (None, None, _) => Err(cursor.expected("the stream's columns in brackets, or AS SELECT")),
+        (Some(_), Some(column), _) => Err(SqlError::invalid("a stream has columns or a query, not both")
+            .at(column.name.place.clone())
+            .hint("the columns of a stream AS SELECT are those of its query: leave them out")),
+        (Some(_), None, Some(watermark)) => {
+            Err(SqlError::invalid("a stream AS SELECT takes its watermark from its input").at(watermark.place.clone()))
+        }
+        _ => Ok(stream),
+    }
+}
+
+fn view(cursor: &mut Cursor, or_replace: bool) -> Result<CreateView> {
+    let if_not_exists = cursor.take(&["if", "not", "exists"]);
+    let name = cursor.object_name("the name of the view")?;
+    if cursor.parser.peek_token_ref().token == Token::LParen {
+        return Err(
+            SqlError::unsupported("a list of column names after a view's name is not available")
+                .at(cursor.here())
+                .hint("name the columns in the SELECT: expression AS name"),
+        );
+    }
+    if cursor.peek_word().as_deref() == Some("partition") {
+        return Err(SqlError::invalid("a view has no PARTITION BY: it is partitioned by its key").at(cursor.here()));
+    }
+    let options = options::with(cursor)?;
+    cursor.expect("as")?;
+    let query = query(cursor)?;
+    Ok(CreateView {
+        name,
+        or_replace,
+        if_not_exists,
+        options,
+        query,
+    })
+}
+
+fn query(cursor: &mut Cursor) -> Result<Select> {
+    let piece = cursor.rest();
+    simple::query(piece)
+}
+
+fn partition_by(cursor: &mut Cursor) -> Result<Vec<Name>> {
+    if !cursor.take(&["partition", "by"]) {
+        return Ok(Vec::new());
+    }
+    cursor.names("a column")
+}
+
+fn body(cursor: &mut Cursor) -> Result<Body> {
+    cursor.expect_token(&Token::LParen)?;
+    let mut body = Body::default();
+    loop {
+        element(cursor, &mut body)?;
+        if cursor.take_token(&Token::RParen) {
+            return Ok(body);
+        }
+        if !cursor.take_token(&Token::Comma) {
+            return Err(cursor.expected("a comma or a closing bracket after the column"));
+        }
+    }
+}
+
+fn element(cursor: &mut Cursor, body: &mut Body) -> Result<()> {
+    let place = cursor.here();
+    if cursor.take(&["watermark", "for"]) {
+        if body.watermark.is_some() {
+            return Err(SqlError::invalid("a stream has one WATERMARK").at(place));
+        }
+        body.watermark = Some(watermark(cursor)?);
+        return Ok(());
+    }
+    let constraint = ["primary", "unique", "foreign", "constraint", "check"];
+    if cursor
+        .peek_word()
+        .is_some_and(|word| constraint.contains(&word.as_str()))
+        && let Ok(Some(constraint)) = cursor
+            .parser
+            .try_parse(|parser| parser.parse_optional_table_constraint())
+    {
+        return Err(refused_constraint(&constraint).at(place));
+    }
+    let column = column(cursor)?;
+    if body.columns.iter().any(|other| other.name.value == column.name.value) {
+        return Err(
+            SqlError::invalid(format!("the column {} is there twice", column.name.value)).at(column.name.place),
+        );
+    }
+    body.columns.push(column);
+    Ok(())
+}
+
+fn watermark(cursor: &mut Cursor) -> Result<WatermarkFor> {
+    let column = cursor.name("the watermark's column")?;
+    cursor.expect("as")?;
+    let (expression, place) = cursor.expression()?;
+    Ok(WatermarkFor {
+        column,
+        expression,
+        place,
+    })
+}
+
+fn column(cursor: &mut Cursor) -> Result<ColumnDefinition> {
+    let name = cursor.name("a column's name")?;
+    let type_place = cursor.here();
+    if !matches!(cursor.parser.peek_token_ref().token, Token::Word(_)) {
+        return Err(cursor.expected(&format!("the type of column {}", name.value)));
+    }
+    let data_type = cursor.parser.parse_data_type().map_err(|error| cursor.error(error))?;
+    let mut column = ColumnDefinition {
+        name,
+        data_type,
+        type_place,
+        nullable: true,
+        default: None,
+    };
+    loop {
+        let place = cursor.here();
+        let option = cursor.parser.parse_optional_column_option();
+        let Some(option) = option.map_err(|error| cursor.error(error))? else {
+            return Ok(column);
+        };
+        match option {
+            ColumnOption::Null => column.nullable = true,
+            ColumnOption::NotNull => column.nullable = false,
+            ColumnOption::Default(expression) => column.default = Some((expression, place)),
+            ColumnOption::PrimaryKey(_) => return Err(primary_key().at(place)),
+            ColumnOption::Unique(_) => return Err(unique().at(place)),
+            other => {
+                return Err(
+                    SqlError::unsupported(format!("{other} is not available for a stream's column"))
+                        .at(place)
+                        .hint("a column has a name, a type, and if need be NOT NULL and DEFAULT"),
+                );
+            }
+        }
+    }
+}
+
+fn refused_constraint(constraint: &TableConstraint) -> SqlError {
+    match constraint {
+        TableConstraint::PrimaryKey(_) => primary_key(),
+        TableConstraint::Unique(_) => unique(),
+        other => SqlError::unsupported(format!("a stream has no constraint like {other}")),
+    }
+}
+
+fn primary_key() -> SqlError {
+    SqlError::unsupported("a stream has no PRIMARY KEY: it keeps every event")
+        .hint("WITH (idempotency_key = 'column') stores a repeated event once; a view with GROUP BY keeps one row for each key")
+}
+
+fn unique() -> SqlError {
+    SqlError::unsupported("a stream has no UNIQUE columns: it keeps every event")
+        .hint("WITH (idempotency_key = 'column') stores a repeated event once")
+}

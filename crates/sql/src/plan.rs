@@ -1,0 +1,110 @@
+//! From continuous queries to stages.
+//!
+//! 1. [`logical`]: the query becomes a logical plan, or is refused with its place.
+//! 2. [`chain`]: the plan, which is a chain, becomes operators in the order of the flow. Where rows
+//!    must meet by key ([`aggregate`]) the chain is cut into two stages.
+//! 3. [`output`]: what becomes of the last stage's rows, and what names a row of a view.
+//!
+//! A plan depends on the catalog and the text alone: planning again after a restart gives the same
+//! stages, and with them the same topics and state tables.
+
+mod aggregate;
+pub(crate) mod chain;
+mod inline;
+mod logical;
+pub mod naming;
+pub(crate) mod output;
+mod refuse;
+mod scan;
+pub(crate) mod tables;
+#[cfg(test)]
+pub(crate) mod tests;
+pub mod windows;
+
+use arrow::datatypes::SchemaRef;
+use headwater_catalog::definition::{Definition, Object, Start};
+use headwater_catalog::snapshot::Snapshot;
+use headwater_engine::plan::{Output, Pipeline};
+
+use crate::error::{Kind, Result, SqlError};
+use crate::parse::parse_query;
+use crate::plan::chain::{Flow, Request};
+use crate::plan::output::ViewRows;
+use crate::statement::Select;
+
+/// When an input without rows is left out of the watermark, unless its stream says otherwise.
+pub(crate) const IDLE_TIMEOUT_MS: u64 = 5000;
+
+/// The stages of a stream or view that a query fills.
+///
+/// # Errors
+/// What can't run, with its place in the query. [`SqlError`] of kind `Invalid` for a stream without a query.
+pub fn pipeline(definition: &Definition, snapshot: &Snapshot) -> Result<Pipeline> {
+    let name = format!("{}-{}", definition.name, definition.id);
+    let Some(query) = definition.query() else {
+        return Err(SqlError::invalid(format!(
+            "{} is filled from outside, not by a query",
+            definition.name
+        )));
+    };
+    let select = parse_query(&query.sql)?;
+    let request = Request {
+        name: &name,
+        start: query.start,
+        partitions: Some(definition.partitions()),
+        live: false,
+    };
+    let flow = flow(&select, snapshot, &request)?;
+    let output = match &definition.object {
+        Object::Stream(stream) => output::to_stream(&flow, definition, stream)?,
+        Object::View(_) => output::to_view(&flow, definition, &select)?,
+    };
+    Ok(flow.into_pipeline(&name, output))
+}
+
+/// `SELECT … EMIT CHANGES`: its stages, and the schema of the batches that they put out into the topic
+/// `{name}.out`. Where the result changes, the batches end in the op column.
+///
+/// # Errors
+/// What can't run, with its place.
+pub fn live(sql: &str, snapshot: &Snapshot, name: &str) -> Result<(Pipeline, SchemaRef)> {
+    let select = parse_query(sql)?;
+    live_select(&select, snapshot, name)
+}
+
+/// As [`live`], of a statement that is parsed already.
+pub fn live_select(select: &Select, snapshot: &Snapshot, name: &str) -> Result<(Pipeline, SchemaRef)> {
+    let request = Request {
+        name,
+        start: Start::Earliest,
+        partitions: None,
+        live: true,
+    };
+    let flow = flow(select, snapshot, &request)?;
+    let schema = flow.rows_schema();
+    let output = Output::Topic {
+        topic: format!("{name}.out").into(),
+        partitions: flow.tasks,
+        partition_by: Vec::new(),
+    };
+    Ok((flow.into_pipeline(name, output), schema))
+}
+
+/// Everything about a query but where its rows go.
+pub(crate) fn flow(select: &Select, snapshot: &Snapshot, request: &Request) -> Result<Flow> {
+    let plan = logical::plan(select, snapshot)?;
+    chain::build(&plan, select, snapshot, request)
+}
+
+/// The columns of a view that name its rows.
+pub(crate) fn view_key(flow: &Flow, select: &Select) -> Result<ViewRows> {
+    output::view_rows(flow, select)
+}
+
+/// An error about something that a checked query can't hold.
+fn unexpected(what: &str) -> SqlError {
+    SqlError::new(
+        Kind::Unsupported,
+        format!("{what} is not available in continuous queries"),
+    )
+}

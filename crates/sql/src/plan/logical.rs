@@ -1,0 +1,94 @@
+//! From a query as written to a logical plan that can be cut into stages.
+//!
+//! 1. What can't run for ever is refused ([`super::refuse`]).
+//! 2. Columns without a name get the one that Postgres would give them.
+//! 3. DataFusion plans the query and coerces types.
+//! 4. Columns are cast to the types that streams and views keep.
+//! 5. A chosen few of DataFusion's rules simplify expressions and push filters and projections down.
+
+use std::sync::Arc;
+
+use datafusion::common::DataFusionError;
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, cast};
+use datafusion::optimizer::eliminate_duplicated_expr::EliminateDuplicatedExpr;
+use datafusion::optimizer::optimize_projections::OptimizeProjections;
+use datafusion::optimizer::push_down_filter::PushDownFilter;
+use datafusion::optimizer::replace_distinct_aggregate::ReplaceDistinctWithAggregate;
+use datafusion::optimizer::simplify_expressions::SimplifyExpressions;
+use datafusion::optimizer::{Analyzer, Optimizer, OptimizerContext};
+use datafusion::sql::planner::{ParserOptions, SqlToRel};
+use datafusion::sql::sqlparser::ast;
+use headwater_catalog::snapshot::Snapshot;
+
+use crate::error::{Kind, Result, SqlError, find, translate};
+use crate::plan::naming::name_columns;
+use crate::plan::refuse::refuse;
+use crate::plan::tables::{PLANNING, Tables};
+use crate::statement::{Select, Source};
+use crate::types::stored_type;
+
+/// The logical plan of a continuous query.
+pub fn plan(select: &Select, snapshot: &Snapshot) -> Result<LogicalPlan> {
+    let source = &select.source;
+    refuse(&select.query, source)?;
+    let query = name_columns(&select.query);
+    let tables = Tables { snapshot };
+    let planner = SqlToRel::new_with_options(&tables, ParserOptions::from(&PLANNING.config_options().sql_parser));
+    let plan = planner
+        .sql_statement_to_plan(ast::Statement::Query(Box::new(query)))
+        .and_then(analyze)
+        .map_err(|error| translate(&error, source))?;
+    let plan = cast_columns(plan, source)?;
+    optimize(plan).map_err(|error| translate(&error, source))
+}
+
+fn analyze(plan: LogicalPlan) -> std::result::Result<LogicalPlan, DataFusionError> {
+    Analyzer::new().execute_and_check(plan, PLANNING.config_options(), |_, _| {})
+}
+
+fn optimize(plan: LogicalPlan) -> std::result::Result<LogicalPlan, DataFusionError> {
+    let optimizer = Optimizer::with_rules(vec![
+        Arc::new(SimplifyExpressions::new()),
+        Arc::new(ReplaceDistinctWithAggregate::new()),
+        Arc::new(EliminateDuplicatedExpr::new()),
+        Arc::new(PushDownFilter::new()),
+        Arc::new(OptimizeProjections::new()),
+    ]);
+    // Without a start time nothing is folded that depends on the clock: a plan is the same each time.
+    let context = OptimizerContext::new_with_config_options(PLANNING.config_options().clone())
+        .without_query_execution_start_time();
+    optimizer.optimize(plan, &context, |_, _| {})
+}
+
+/// Casts every column to the type that it can be kept as, and refuses those that can't be kept.
+fn cast_columns(plan: LogicalPlan, source: &Source) -> Result<LogicalPlan> {
+    let mut columns = Vec::new();
+    let mut casts = false;
+    for (column, field) in plan.schema().columns().into_iter().zip(plan.schema().fields()) {
+        let Some(stored) = stored_type(field.data_type()) else {
+            let name = headwater_schema::types::type_name(field.data_type(), false);
+            let error = SqlError::new(
+                Kind::Type,
+                format!("the column {} has type {name}, which can't be kept", column.name),
+            );
+            return Err(error
+                .at(find(source, &column.name))
+                .or_at_start(source)
+                .hint("cast it: CAST(… AS TEXT)"));
+        };
+        if stored == *field.data_type() {
+            columns.push(Expr::Column(column));
+        } else {
+            casts = true;
+            let name = column.name.clone();
+            columns.push(cast(Expr::Column(column.clone()), stored).alias_qualified(column.relation, name));
+        }
+    }
+    if !casts {
+        return Ok(plan);
+    }
+    let projected = LogicalPlanBuilder::from(plan)
+        .project(columns)
+        .and_then(LogicalPlanBuilder::build);
+    projected.map_err(|error| translate(&error, source))
+}

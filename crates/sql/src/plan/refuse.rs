@@ -1,0 +1,205 @@
+//! What a continuous query can't have (yet), found in the query as it was written, so that the error
+//! names the construct and its place.
+
+use std::ops::ControlFlow;
+
+use datafusion::sql::sqlparser::ast::{
+    Distinct, Expr, Function, FunctionArg, FunctionArgExpr, GroupByExpr, Query, Select, SetExpr, Spanned, TableFactor,
+    Visit, Visitor,
+};
+use datafusion::sql::sqlparser::tokenizer::Span;
+
+use crate::error::{Result, SqlError};
+use crate::statement::Source;
+
+/// Functions whose result is another one after a restart.
+const NOT_REPEATABLE: [&str; 13] = [
+    "now",
+    "current_timestamp",
+    "current_date",
+    "current_time",
+    "localtimestamp",
+    "localtime",
+    "today",
+    "random",
+    "rand",
+    "uuid",
+    "gen_random_uuid",
+    "transaction_timestamp",
+    "statement_timestamp",
+];
+
+struct Check<'a> {
+    source: &'a Source,
+    /// Queries that are the first argument of a window function: they stand in FROM.
+    in_from: Vec<Span>,
+}
+
+type Flow = ControlFlow<SqlError>;
+
+pub fn refuse(query: &Query, source: &Source) -> Result<()> {
+    match query.visit(&mut Check {
+        source,
+        in_from: Vec::new(),
+    }) {
+        ControlFlow::Break(error) => Err(error),
+        ControlFlow::Continue(()) => Ok(()),
+    }
+}
+
+impl Visitor for Check<'_> {
+    type Break = SqlError;
+
+    fn pre_visit_query(&mut self, query: &Query) -> Flow {
+        if let Some(order_by) = &query.order_by {
+            return self.no(
+                "ORDER BY",
+                order_by.span(),
+                "rows come for ever: order them where the view is read",
+            );
+        }
+        if let Some(limit) = &query.limit_clause {
+            return self.no("LIMIT", limit.span(), "limit the rows where the view is read");
+        }
+        if let Some(with) = query.with.as_ref().filter(|with| with.recursive) {
+            return self.no("WITH RECURSIVE", with.span(), "write the steps out");
+        }
+        if query.fetch.is_some() || !query.locks.is_empty() || query.for_clause.is_some() {
+            return self.no("FETCH or FOR", query.span(), "leave it out");
+        }
+        if query.settings.is_some() || query.format_clause.is_some() || !query.pipe_operators.is_empty() {
+            return self.no("SETTINGS, FORMAT or |>", query.span(), "leave it out");
+        }
+        match query.body.as_ref() {
+            SetExpr::SetOperation { op, right, .. } => self.no(
+                &op.to_string(),
+                right.span(),
+                "make a derived stream or a view of each side",
+            ),
+            SetExpr::Values(values) => self.no("VALUES", values.span(), "INSERT INTO a stream VALUES … appends rows"),
+            SetExpr::Select(_) | SetExpr::Query(_) => Flow::Continue(()),
+            other => self.no("this kind of query", other.span(), "write SELECT … FROM …"),
+        }
+    }
+
+    fn pre_visit_select(&mut self, select: &Select) -> Flow {
+        let [from] = select.from.as_slice() else {
+            return match select.from.get(1) {
+                Some(second) => self.joins(second.span()),
+                None => self.no("SELECT without FROM", select.span(), "read from a stream"),
+            };
+        };
+        if let Some(join) = from.joins.first() {
+            return self.joins(join.relation.span());
+        }
+        if let Some(Distinct::On(columns)) = &select.distinct {
+            let span = columns.first().map_or(Span::empty(), Spanned::span);
+            return self.no("DISTINCT ON", span, "GROUP BY the columns and take first_value(…)");
+        }
+        if let Some(qualify) = &select.qualify {
+            return self.no("QUALIFY", qualify.span(), "filter with WHERE or HAVING");
+        }
+        match &select.group_by {
+            GroupByExpr::All(_) => return self.no("GROUP BY ALL", select.group_by.span(), "name the columns"),
+            GroupByExpr::Expressions(_, modifiers) if !modifiers.is_empty() => {
+                return self.no(
+                    "WITH ROLLUP, CUBE or TOTALS",
+                    select.group_by.span(),
+                    "make a view for each grouping",
+                );
+            }
+            GroupByExpr::Expressions(..) => {}
+        }
+        let odd = select.top.is_some() || select.into.is_some() || select.prewhere.is_some();
+        if odd || !select.lateral_views.is_empty() || !select.connect_by.is_empty() || !select.sort_by.is_empty() {
+            return self.no(
+                "TOP, INTO, PREWHERE, LATERAL VIEW, CONNECT BY or SORT BY",
+                select.span(),
+                "leave it out",
+            );
+        }
+        Flow::Continue(())
+    }
+
+    fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> Flow {
+        let span = factor.span();
+        match factor {
+            TableFactor::Table { sample: Some(_), .. } => self.no("TABLESAMPLE", span, "filter with WHERE"),
+            TableFactor::Table { args, .. } => {
+                let first = args.as_ref().and_then(|args| args.args.first());
+                if let Some(FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Subquery(query)))) = first {
+                    self.in_from.push(query.span());
+                }
+                Flow::Continue(())
+            }
+            TableFactor::Derived { lateral: false, .. } => Flow::Continue(()),
+            TableFactor::NestedJoin { .. } => self.joins(span),
+            TableFactor::Derived { .. } => self.no("LATERAL", span, "write a plain subquery"),
+            TableFactor::UNNEST { .. } => self.no("UNNEST", span, "take array elements by index: column[1]"),
+            TableFactor::MatchRecognize { .. } => {
+                self.no("MATCH_RECOGNIZE", span, "aggregate over TUMBLE or HOP windows")
+            }
+            _ => self.no("this in FROM", span, "read from a stream, TUMBLE(…) or HOP(…)"),
+        }
+    }
+
+    fn pre_visit_expr(&mut self, expr: &Expr) -> Flow {
+        // Only of what is refused: the span of a long chain goes as deep as the chain is long.
+        match expr {
+            Expr::Subquery(query) if self.in_from.contains(&query.span()) => Flow::Continue(()),
+            Expr::Subquery(_) | Expr::InSubquery { .. } | Expr::Exists { .. } => {
+                self.no("a subquery in an expression", expr.span(), "a subquery in FROM is")
+            }
+            Expr::GroupingSets(_) | Expr::Rollup(_) | Expr::Cube(_) => self.no(
+                "GROUPING SETS, ROLLUP or CUBE",
+                expr.span(),
+                "make a view for each grouping",
+            ),
+            Expr::Function(function) => self.function(function, expr.span()),
+            _ => Flow::Continue(()),
+        }
+    }
+}
+
+impl Check<'_> {
+    fn function(&self, function: &Function, span: Span) -> Flow {
+        let name = function.name.to_string().to_lowercase();
+        if function.over.is_some() {
+            return self.no(
+                &format!("{name} OVER (…)"),
+                span,
+                "GROUP BY windows: FROM TUMBLE(…) or HOP(…)",
+            );
+        }
+        if !function.within_group.is_empty() {
+            return self.no(
+                "WITHIN GROUP",
+                span,
+                "use approx_percentile_cont(column, 0.9) or median(column)",
+            );
+        }
+        if NOT_REPEATABLE.contains(&name.as_str()) {
+            let message = format!("{name}() gives another result after a restart: a continuous query can't have it");
+            let error = SqlError::unsupported(message)
+                .at(self.source.place(span))
+                .hint("give the stream a column for it: DEFAULT now() and DEFAULT uuid() are filled in when the event comes in");
+            return Flow::Break(error);
+        }
+        Flow::Continue(())
+    }
+
+    fn joins(&self, span: Span) -> Flow {
+        self.no(
+            "a join",
+            span,
+            "one-off queries can join: join the views where they are read",
+        )
+    }
+
+    fn no(&self, construct: &str, span: Span, instead: &str) -> Flow {
+        let error = SqlError::unsupported(format!("{construct} is not available in continuous queries"))
+            .at(self.source.place(span))
+            .hint(instead);
+        Flow::Break(error)
+    }
+}

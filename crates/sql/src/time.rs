@@ -1,0 +1,147 @@
+//! Spans of time as people write them: intervals in SQL, text in options.
+
+use datafusion::common::{DFSchema, ScalarValue};
+use datafusion::logical_expr::Expr;
+use datafusion::logical_expr::simplify::SimplifyContext;
+use datafusion::optimizer::simplify_expressions::ExprSimplifier;
+use headwater_event::clock::Micros;
+
+use headwater_engine::plan::Window;
+
+const MICROS_PER_DAY: i64 = 24 * 60 * 60 * 1_000_000;
+
+/// The value of an expression without columns.
+pub fn constant(expression: Expr) -> Option<ScalarValue> {
+    let simplifier = ExprSimplifier::new(SimplifyContext::builder().build());
+    let expression = simplifier.coerce(expression, &DFSchema::empty()).ok()?;
+    match simplifier.simplify(expression).ok()? {
+        Expr::Literal(value, _) => Some(value),
+        _ => None,
+    }
+}
+
+/// An interval in microseconds; the error says what is wrong with it.
+pub fn micros(value: &ScalarValue) -> Result<Micros, &'static str> {
+    let micros = match value {
+        ScalarValue::IntervalMonthDayNano(Some(interval)) if interval.months != 0 => return Err(MONTHS),
+        ScalarValue::IntervalMonthDayNano(Some(interval)) => {
+            if interval.nanoseconds % 1000 != 0 {
+                return Err("time counts in microseconds");
+            }
+            i64::from(interval.days)
+                .checked_mul(MICROS_PER_DAY)
+                .and_then(|days| days.checked_add(interval.nanoseconds / 1000))
+        }
+        ScalarValue::IntervalDayTime(Some(interval)) => i64::from(interval.days)
+            .checked_mul(MICROS_PER_DAY)
+            .and_then(|days| days.checked_add(i64::from(interval.milliseconds) * 1000)),
+        ScalarValue::IntervalYearMonth(Some(_)) => return Err(MONTHS),
+        _ => return Err("it is not an INTERVAL"),
+    };
+    micros.ok_or("it is too long")
+}
+
+const MONTHS: &str = "months and years differ in length";
+
+/// `7 days`, `1 hour`, `90s`, `500 ms`, `1 day 12 hours`, in microseconds.
+pub fn duration(text: &str) -> Option<Micros> {
+    let mut total: Micros = 0;
+    let mut rest = text.trim();
+    if rest.is_empty() {
+        return None;
+    }
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit())?;
+        let (number, after) = rest.split_at(digits);
+        let after = after.trim_start();
+        let end = after.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(after.len());
+        let (unit, after) = after.split_at(end);
+        let unit = unit_micros(&unit.to_ascii_lowercase())?;
+        total = total.checked_add(number.parse::<Micros>().ok()?.checked_mul(unit)?)?;
+        rest = after.trim_start();
+    }
+    Some(total)
+}
+
+/// `10 GB`, `512MiB`, `1000`, in bytes.
+pub fn bytes(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let unit = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" | "bytes" => 1,
+        "kb" => 1_000,
+        "mb" => 1_000_000,
+        "gb" => 1_000_000_000,
+        "tb" => 1_000_000_000_000,
+        "kib" => 1 << 10,
+        "mib" => 1 << 20,
+        "gib" => 1 << 30,
+        "tib" => 1_u64 << 40,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(unit)
+}
+
+/// For people: `1 minute`, `90 seconds`.
+pub fn describe(micros: Micros) -> String {
+    let units = [
+        (MICROS_PER_DAY, "day"),
+        (3_600_000_000, "hour"),
+        (60_000_000, "minute"),
+        (1_000_000, "second"),
+        (1000, "millisecond"),
+        (1, "microsecond"),
+    ];
+    let (unit, name) = units
+        .into_iter()
+        .find(|(unit, _)| micros != 0 && micros % unit == 0)
+        .unwrap_or((1_000_000, "second"));
+    let count = micros / unit;
+    format!("{count} {name}{}", if count == 1 { "" } else { "s" })
+}
+
+/// For people: `TUMBLE 1 minute`, `HOP 5 minutes every 1 minute`.
+pub fn describe_window(window: Window) -> String {
+    let offset = match window.offset {
+        0 => String::new(),
+        offset => format!(", offset {}", describe(offset)),
+    };
+    if window.slide == window.size {
+        return format!("TUMBLE {}{offset}", describe(window.size));
+    }
+    format!("HOP {} every {}{offset}", describe(window.size), describe(window.slide))
+}
+
+fn unit_micros(unit: &str) -> Option<Micros> {
+    Some(match unit {
+        "us" | "microsecond" | "microseconds" => 1,
+        "ms" | "millisecond" | "milliseconds" => 1000,
+        "s" | "sec" | "secs" | "second" | "seconds" => 1_000_000,
+        "m" | "min" | "mins" | "minute" | "minutes" => 60_000_000,
+        "h" | "hour" | "hours" => 3_600_000_000,
+        "d" | "day" | "days" => MICROS_PER_DAY,
+        "w" | "week" | "weeks" => 7 * MICROS_PER_DAY,
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_and_sizes_read_as_written() {
+        assert_eq!(duration("7 days"), Some(7 * MICROS_PER_DAY));
+        assert_eq!(duration("1 hour 30m"), Some(5_400_000_000));
+        assert_eq!(duration("500ms"), Some(500_000));
+        for wrong in ["", "days", "7", "7 dayz", "-1 s", "99999999999999 days"] {
+            assert_eq!(duration(wrong), None, "{wrong}");
+        }
+        assert_eq!(bytes("10 GB"), Some(10_000_000_000));
+        assert_eq!(bytes("1KiB"), Some(1024));
+        assert_eq!(bytes("x"), None);
+        assert_eq!(describe(90_000_000), "90 seconds");
+        assert_eq!(describe(60_000_000), "1 minute");
+    }
+}

@@ -1,0 +1,1 @@
+SELECT CASE WHEN duration > 1 THEN 'a' ELSE 'b' END, duration::TEXT, CAST(duration AS DOUBLE) FROM clicks

@@ -1,0 +1,1 @@
+CREATE STREAM a AS SELECT user_id, duration FROM clicks WHERE duration > 0; CREATE MATERIALIZED VIEW b AS SELECT user_id, max(duration) AS m FROM a GROUP BY user_id; DROP STREAM a; DROP STREAM a CASCADE;

@@ -1,0 +1,2 @@
+-- nothing
+/* CREATE /* nested */ */ SELECT 1 -- end

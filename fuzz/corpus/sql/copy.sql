@@ -1,0 +1,1 @@
+COPY clicks TO '/etc/passwd'

@@ -1,0 +1,1 @@
+CREATE MATERIALIZED VIEW c AS SELECT page_url, count(DISTINCT user_id) AS n, sum(duration) FILTER (WHERE duration > 0) AS s, avg(duration) AS a FROM clicks GROUP BY page_url

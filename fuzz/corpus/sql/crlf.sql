@@ -1,0 +1,4 @@
+CREATE STREAM s (
+ a INT,
+ b TXT
+)

@@ -1,0 +1,1 @@
+DROP STREAM nothing; DROP STREAM IF EXISTS nothing

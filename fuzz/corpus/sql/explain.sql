@@ -1,0 +1,1 @@
+EXPLAIN SELECT count(*) FROM clicks; EXPLAIN CREATE MATERIALIZED VIEW v AS SELECT user_id, count(*) AS n FROM clicks GROUP BY user_id

@@ -1,0 +1,1 @@
+CREATE STREAM f AS SELECT window_start, count(*) AS n FROM TABLE(TUMBLE(TABLE clicks, DESCRIPTOR(time_stamp), INTERVAL '1' MINUTE)) GROUP BY window_start, window_end;

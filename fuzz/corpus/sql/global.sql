@@ -1,0 +1,1 @@
+CREATE MATERIALIZED VIEW g AS SELECT count(*) AS n FROM clicks

@@ -1,0 +1,1 @@
+GRANT SELECT ON clicks TO ROLE analyst

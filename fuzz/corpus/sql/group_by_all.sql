@@ -1,0 +1,1 @@
+CREATE MATERIALIZED VIEW r AS SELECT user_id, count(*) AS n FROM clicks GROUP BY ALL

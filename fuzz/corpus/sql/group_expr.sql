@@ -1,0 +1,1 @@
+CREATE MATERIALIZED VIEW g AS SELECT date_trunc('hour', time_stamp) AS hour, duration % 7 AS d, count(*) AS n FROM clicks GROUP BY 1, 2

@@ -1,0 +1,1 @@
+CREATE MATERIALIZED VIEW h AS SELECT user_id, count(*) AS n FROM clicks GROUP BY user_id HAVING count(*) > 3

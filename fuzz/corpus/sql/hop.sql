@@ -1,0 +1,1 @@
+CREATE STREAM h AS SELECT window_start, count(*) AS n FROM HOP(clicks, time_stamp, INTERVAL '1' MINUTE, INTERVAL '5' MINUTE) GROUP BY window_start, window_end;

@@ -1,0 +1,1 @@
+CREATE STREAM IF NOT EXISTS clicks (a INT)

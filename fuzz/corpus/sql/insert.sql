@@ -1,0 +1,1 @@
+INSERT INTO clicks (user_id, page_url) VALUES ('u', '/'), ($1, $2)

@@ -1,0 +1,1 @@
+CREATE MATERIALIZED VIEW j AS SELECT * FROM clicks c JOIN requests r ON c.user_id = r.user_name

@@ -1,0 +1,1 @@
+SELECT json->'a'->>'b', json_get(json, 'a') FROM everything

@@ -1,0 +1,1 @@
+SELECT array_transform([1], x -> x + 1)

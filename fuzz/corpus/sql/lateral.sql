@@ -1,0 +1,1 @@
+SELECT * FROM clicks, LATERAL (SELECT clicks.user_id)

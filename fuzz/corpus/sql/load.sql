@@ -1,0 +1,1 @@
+SELECT * FROM '/etc/passwd'; SELECT * FROM read_csv('/etc/passwd')

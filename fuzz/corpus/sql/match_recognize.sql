@@ -1,0 +1,1 @@
+CREATE RULE r AS SELECT * FROM clicks MATCH_RECOGNIZE (PARTITION BY user_id ORDER BY time_stamp MEASURES FIRST(a.time_stamp) AS started PATTERN (a{20,}) WITHIN INTERVAL '10' SECOND DEFINE a AS page_url = 'x')

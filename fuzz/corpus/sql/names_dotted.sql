@@ -1,0 +1,1 @@
+CREATE STREAM public.s (a INT); SELECT * FROM a.b.c.d

@@ -1,0 +1,1 @@
+CREATE STREAM "My Stream" ("a b" INT, "select" TEXT, "" INT)

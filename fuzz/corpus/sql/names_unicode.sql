@@ -1,0 +1,1 @@
+CREATE STREAM größe (länge INT, 名前 TEXT); SELECT länge FROM größe

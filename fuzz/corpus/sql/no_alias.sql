@@ -1,0 +1,1 @@
+CREATE MATERIALIZED VIEW n AS SELECT user_id, count(*) FROM clicks GROUP BY user_id

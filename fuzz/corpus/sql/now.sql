@@ -1,0 +1,1 @@
+CREATE STREAM n AS SELECT user_id, now() AS at, random() AS r FROM clicks

@@ -1,0 +1,1 @@
+CREATE STREAM t (id TEXT, n INT) PARTITION BY (id, n) WITH (partitions = 1024, retention = 'forever', retention_bytes = '10 GB', idempotency_key = 'id', idempotency_window = '2 hours', unknown_fields = 'drop', late = 'drop', idle_timeout = '1 second')

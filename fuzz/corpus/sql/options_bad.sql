@@ -1,0 +1,1 @@
+CREATE STREAM t (id TEXT) WITH (partitions = 99999999999999999999, retention = '-1 days')

@@ -1,0 +1,1 @@
+CREATE STREAM t (id TEXT) WITH (retention = '99999999999999999 weeks', retention_bytes = '99999999999 PB')

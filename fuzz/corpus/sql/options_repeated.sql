@@ -1,0 +1,1 @@
+CREATE STREAM t (id TEXT) WITH (partitions = 1, partitions = 2)

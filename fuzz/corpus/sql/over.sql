@@ -1,0 +1,1 @@
+CREATE STREAM o AS SELECT row_number() OVER (PARTITION BY user_id ORDER BY time_stamp) AS n FROM clicks

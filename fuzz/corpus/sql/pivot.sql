@@ -1,0 +1,1 @@
+SELECT * FROM clicks PIVOT (count(*) FOR page_url IN (1))

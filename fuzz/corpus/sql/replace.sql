@@ -1,0 +1,1 @@
+CREATE OR REPLACE STREAM clicks (a INT)

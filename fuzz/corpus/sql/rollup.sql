@@ -1,0 +1,1 @@
+CREATE MATERIALIZED VIEW r AS SELECT user_id, page_url, count(*) AS n FROM clicks GROUP BY ROLLUP (user_id, page_url)

@@ -1,0 +1,1 @@
+CREATE STREAM s AS SELECT window_start, user_id FROM SESSION(clicks PARTITION BY user_id, time_stamp, INTERVAL '5' MINUTE) GROUP BY window_start, window_end, user_id

@@ -1,0 +1,1 @@
+SET search_path = 'public'; BEGIN; COMMIT; ROLLBACK; SHOW search_path

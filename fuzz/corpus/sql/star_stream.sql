@@ -1,0 +1,1 @@
+CREATE STREAM n AS SELECT *, duration + 1 AS more FROM clicks

@@ -1,0 +1,1 @@
+SELECT point.x, points[1].y FROM everything

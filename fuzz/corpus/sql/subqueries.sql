@@ -1,0 +1,1 @@
+SELECT (SELECT max(duration) FROM clicks) FROM (SELECT 1) AS t WHERE EXISTS (SELECT 1)

@@ -1,0 +1,1 @@
+TRUNCATE clicks; VACUUM; ANALYZE; CALL x()

@@ -1,0 +1,1 @@
+CREATE STREAM per_minute AS SELECT window_start, page_url, count(*) AS n FROM TUMBLE(clicks, time_stamp, INTERVAL '1 minute') GROUP BY window_start, window_end, page_url;

@@ -1,0 +1,1 @@
+CREATE STREAM u AS SELECT user_id FROM clicks UNION ALL SELECT user_name FROM requests

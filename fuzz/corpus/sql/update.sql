@@ -1,0 +1,1 @@
+UPDATE clicks SET user_id = 1

@@ -1,0 +1,1 @@
+CREATE STREAM t (a VARCHAR(-1))

@@ -1,0 +1,1 @@
+CREATE MATERIALIZED VIEW page_clicks AS SELECT user_id, page_url, count(*) AS n FROM clicks GROUP BY user_id, page_url;

@@ -1,0 +1,1 @@
+CREATE MATERIALIZED VIEW a AS SELECT page_url, count(*) AS n FROM clicks GROUP BY page_url; CREATE MATERIALIZED VIEW b AS SELECT n, count(*) AS pages FROM a GROUP BY n;

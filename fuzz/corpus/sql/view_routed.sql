@@ -1,0 +1,1 @@
+CREATE OR REPLACE MATERIALIZED VIEW v WITH (http.path = '/v', start = 'latest') AS SELECT page_url, sum(duration) AS s FROM clicks WHERE duration > 1 GROUP BY page_url

@@ -1,0 +1,1 @@
+SELECT * EXCEPT (user_id) FROM clicks

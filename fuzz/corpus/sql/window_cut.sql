@@ -1,0 +1,1 @@
+SELECT * FROM TUMBLE(clicks, time_stamp, INTERVAL '1

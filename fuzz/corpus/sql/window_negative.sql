@@ -1,0 +1,1 @@
+CREATE STREAM w AS SELECT window_start, count(*) AS n FROM HOP(clicks, time_stamp, INTERVAL '-1' SECOND, INTERVAL '3' MONTH) GROUP BY window_start, window_end

@@ -1,0 +1,1 @@
+CREATE STREAM w AS SELECT window_start, count(*) AS n FROM TUMBLE(clicks, time_stamp, INTERVAL '0' SECOND) GROUP BY 1
