@@ -13,6 +13,7 @@ mod epoch;
 pub mod error;
 mod groups;
 mod guard;
+mod keyed;
 pub mod live;
 mod operators;
 mod origin;
