@@ -66,6 +66,16 @@ pub struct Query {
     /// The objects that it reads, by name.
     pub reads: Vec<String>,
     pub start: Start,
+    #[serde(default)]
+    pub state: StateBound,
+}
+
+/// Whether the state of a query may grow with every row for ever.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StateBound {
+    #[default]
+    Bounded,
+    Unbounded,
 }
 
 /// Where a continuous query begins in its inputs' history.

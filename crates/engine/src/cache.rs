@@ -36,6 +36,11 @@ impl Cache {
         Some(value)
     }
 
+    pub fn remove(&mut self, key: &Bytes) {
+        self.young.remove(key);
+        self.old.remove(key);
+    }
+
     pub fn put(&mut self, key: Bytes, value: Bytes) {
         self.young_bytes += key.len() + value.len() + ENTRY_BYTES;
         self.young.insert(key, value);

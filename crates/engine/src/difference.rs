@@ -10,12 +10,14 @@ use headwater_event::op::Op;
 use crate::error::Result;
 
 /// The columns of a changelog: the groups, the results, the op. `before_of` has for every group
-/// its row in `before`, if it was there. Groups whose results did not change are left out.
+/// its row in `before`, if it was there, and `is_gone` whether it is there no more. Groups whose results did not
+/// change are left out.
 pub fn difference(
     groups: &[ArrayRef],
     before: &[ArrayRef],
     before_of: &[Option<u32>],
     after: &[ArrayRef],
+    is_gone: impl Fn(usize) -> bool,
 ) -> Result<Vec<ArrayRef>> {
     let converter = RowConverter::new(after.iter().map(|c| SortField::new(c.data_type().clone())).collect())?;
     let (old, new) = match after {
@@ -34,6 +36,12 @@ pub fn difference(
     let mut source_of = Vec::with_capacity(2 * before_of.len());
     for (row, was) in before_of.iter().enumerate() {
         match *was {
+            None if is_gone(row) => {}
+            Some(was) if is_gone(row) => {
+                ops.push(Op::Delete as i8);
+                group_of.push(row as u32);
+                source_of.push((0, was as usize));
+            }
             None => {
                 ops.push(Op::Insert as i8);
                 group_of.push(row as u32);

@@ -3,6 +3,7 @@
 //! Tasks run on threads of the engine's own, away from the sockets' runtime. A task that fails or
 //! panics starts again from its last commit, after a pause that grows.
 
+use std::collections::HashMap;
 use std::io;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use arrow::datatypes::SchemaRef;
 use futures::FutureExt;
 use headwater_event::clock::Clock;
+use headwater_event::offset::{Offset, TopicPartition};
 use headwater_event::op::changelog_schema;
 use headwater_log::Log;
 use headwater_log::error::Kind;
@@ -25,7 +27,7 @@ use crate::chain::operator_table;
 use crate::dead_letter::DeadLetterOffice;
 use crate::error::{Error, Result};
 use crate::guard::words_of;
-use crate::operators::{has_state, output_schema};
+use crate::operators::has_state;
 use crate::output::Destination;
 use crate::peers::Peers;
 use crate::plan::{LateRows, Output, Pipeline, Stage, TimeSource};
@@ -74,8 +76,8 @@ pub(crate) struct Launch {
     pub log: Arc<dyn Log>,
     /// Where the rows of the last stage go instead of its output.
     pub listener: Option<Destination>,
-    /// Where the first stage begins, by partition.
-    pub begin_at: Vec<Option<u64>>,
+    /// Where inputs begin of which nothing was read yet, if not as planned.
+    pub begin_at: HashMap<TopicPartition, Offset>,
     pub stop: CancellationToken,
     /// Batches between stages are trimmed after so many have been read.
     pub trim_every_batches: usize,
@@ -113,7 +115,7 @@ impl Engine {
         let launch = Launch {
             log: Arc::clone(&self.log),
             listener: None,
-            begin_at: Vec::new(),
+            begin_at: HashMap::new(),
             stop: CancellationToken::new(),
             trim_every_batches: TRIM_EVERY_BATCHES,
         };
@@ -178,7 +180,7 @@ impl Engine {
                     ..TaskStatus::default()
                 });
                 statuses.push(status.subscribe());
-                let begin_at = launch.begin_at.get(partition as usize).copied().flatten();
+                let input = TopicPartition::new(Arc::clone(&stage.input.topic), partition);
                 assignments.push(Assignment {
                     log: Arc::clone(&launch.log),
                     clock: Arc::clone(&self.clock),
@@ -186,7 +188,7 @@ impl Engine {
                     number,
                     stage: Arc::clone(&shared),
                     partition,
-                    begin_at: begin_at.filter(|_| number == 0),
+                    begin_at: launch.begin_at.get(&input).copied(),
                     destination: destination.clone(),
                     announces: matches!(stage.output, Output::Topic { .. }),
                     dead_letters: dead_letters.clone(),
@@ -370,8 +372,7 @@ fn is_internal(pipeline: &Pipeline, number: usize) -> bool {
 fn reads_its_own(pipeline: &Pipeline, number: usize) -> bool {
     let input = &pipeline.stages[number].input.topic;
     let readers = pipeline.stages.iter().filter(|stage| stage.input.topic == *input);
-    let is_written = |stage: &Stage| matches!(&stage.output, Output::Topic { topic, .. } if topic == input);
-    readers.count() == 1 && pipeline.stages[..number].iter().any(is_written)
+    readers.count() == 1 && pipeline.stages[..number].iter().any(|stage| stage.output.is_to(input))
 }
 
 /// Finds the topic and the table that a stage writes, or creates them where they are its own.
@@ -383,11 +384,12 @@ async fn destination(pipeline: &Pipeline, number: usize, launch: &Launch) -> Res
             topic,
             partitions,
             partition_by,
+            first_producer: _,
         } => {
             let schema = match log.topic(topic).await? {
                 Some(there) => there.spec.schema,
                 None if is_internal(pipeline, number) => {
-                    let schema = stage_schema(stage);
+                    let schema = stage.output_schema();
                     create(log, topic, &schema, *partitions).await?;
                     schema
                 }
@@ -438,12 +440,4 @@ async fn create(log: &Arc<dyn Log>, topic: &str, schema: &SchemaRef, partitions:
     };
     log.create_topic(spec).await?;
     Ok(())
-}
-
-fn stage_schema(stage: &Stage) -> SchemaRef {
-    let input = stage.input.schema.clone();
-    stage
-        .operators
-        .iter()
-        .fold(input, |schema, operator| output_schema(operator, &schema))
 }

@@ -139,10 +139,6 @@ impl Rows {
         self.rows.len()
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.rows.is_empty()
-    }
-
     /// Where the suffix is, or where it would be. Most come at the end.
     fn place(&self, suffix: &[u8]) -> std::result::Result<usize, usize> {
         match self.rows.last() {

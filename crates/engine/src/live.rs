@@ -1,6 +1,6 @@
 //! Queries that somebody looks at: nothing of them is stored, and they end when nobody looks.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -28,30 +28,24 @@ const BETWEEN_BYTES_MAX: u64 = 32 * 1024 * 1024;
 
 impl Engine {
     /// Runs a pipeline whose rows go to the receiver, in place of its output. State and the topics
-    /// between its stages are in memory. It reads the partitions in `from` from the given offsets,
-    /// the others as planned. It ends when the receiver is dropped.
+    /// between its stages are in memory. The inputs in `from` are read from the given offsets, the others as planned. It ends when the receiver is dropped.
     pub async fn live(
         &self,
         pipeline: Pipeline,
-        from: HashMap<u32, Offset>,
+        from: HashMap<TopicPartition, Offset>,
     ) -> Result<mpsc::Receiver<Result<RecordBatch>>> {
-        let Some(first) = pipeline.stages.first() else {
-            return Err(Error::Plan("a query without stages".to_owned()));
-        };
         let (sender, receiver) = mpsc::channel(LISTENER_BATCHES_MAX);
         let stop = CancellationToken::new();
         let launch = Launch {
             log: Arc::new(LookingLog {
                 real: Arc::clone(self.log()),
-                input: Arc::clone(&first.input.topic),
+                inputs: pipeline.inputs().map(|input| Arc::clone(&input.topic)).collect(),
                 memory: MemoryLog::new(Arc::clone(self.clock())),
                 trimmed: watch::Sender::new(()),
                 stop: stop.clone(),
             }),
             listener: Some(Destination::Listener(sender.clone())),
-            begin_at: (0..first.input.partitions)
-                .map(|partition| from.get(&partition).copied())
-                .collect(),
+            begin_at: from,
             stop: stop.clone(),
             trim_every_batches: 1,
         };
@@ -107,11 +101,11 @@ impl crate::engine::Running {
     }
 }
 
-/// The input from the real log, everything else in memory.
+/// The inputs from the real log, everything else in memory.
 #[derive(Debug)]
 struct LookingLog {
     real: Arc<dyn Log>,
-    input: Arc<str>,
+    inputs: HashSet<Arc<str>>,
     memory: Arc<MemoryLog>,
     /// Something between two stages has been read and let go.
     trimmed: watch::Sender<()>,
@@ -139,7 +133,7 @@ impl LookingLog {
     }
 
     fn of(&self, topic: &str) -> &dyn Log {
-        if *self.input == *topic {
+        if self.inputs.contains(topic) {
             &*self.real
         } else {
             &*self.memory
@@ -240,7 +234,7 @@ mod tests {
         let clock = ManualClock::new(0);
         let log = LookingLog {
             real: MemoryLog::new(clock.clone()),
-            input: "input".into(),
+            inputs: HashSet::new(),
             memory: MemoryLog::new(clock),
             trimmed: watch::Sender::new(()),
             stop: CancellationToken::new(),

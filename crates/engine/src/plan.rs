@@ -14,13 +14,16 @@ use datafusion_expr_common::groups_accumulator::GroupsAccumulator;
 use datafusion_physical_expr_common::physical_expr::PhysicalExpr;
 use headwater_event::clock::Micros;
 
+use crate::operators::{has_state, output_schema};
+
 /// A continuous query, ready to run.
 #[derive(Clone, Debug)]
 pub struct Pipeline {
     /// Unique among running pipelines, and the same after a restart: topics, state tables and
     /// owners are named after it. For a catalog object `name-id`.
     pub name: Arc<str>,
-    /// In the order of the flow; each reads the topic that the one before it writes.
+    /// In the order of the flow: a stage stands behind those that write what it reads. Several may write
+    /// one topic: that is how inputs meet.
     pub stages: Vec<Stage>,
 }
 
@@ -58,7 +61,8 @@ pub enum TimeSource {
         delay: Micros,
         late: LateRows,
     },
-    /// From the progress that `producers` tasks wrote with their batches: the least of the live ones.
+    /// From the progress that `producers` tasks wrote with their batches, of all stages that write the topic: the
+    /// least of the live ones.
     Producers { producers: u32 },
 }
 
@@ -83,6 +87,8 @@ pub enum Operator {
     PartialAggregate(PartialAggregate),
     WindowAggregate(WindowAggregate),
     ChangelogAggregate(ChangelogAggregate),
+    RetractingAggregate(RetractingAggregate),
+    NumberCopies(NumberCopies),
 }
 
 /// Keeps the rows for which `predicate` is true. On a changelog as on any batch.
@@ -120,6 +126,9 @@ pub struct AssignWindows {
 /// Aggregates the rows of one epoch by group (and by slice of time, where there is a window) and
 /// hands the partial states on at the epoch's end. Its output: `slice` (Int64, the slice's start; only with
 /// a window), then the groups, then every aggregate's state fields.
+///
+/// Over a changelog the states of rows that go are handed on with the opposite sign. That needs linear
+/// aggregates: all their state fields are signed numbers that add up.
 #[derive(Clone, Debug)]
 pub struct PartialAggregate {
     pub window: Option<(usize, Window)>,
@@ -147,6 +156,36 @@ pub struct WindowAggregate {
 pub struct ChangelogAggregate {
     pub groups: usize,
     pub aggregates: Vec<Aggregate>,
+    /// Where rows may go again.
+    pub retraction: Option<Retraction>,
+    pub schema: SchemaRef,
+}
+
+/// What a changelog aggregate needs to know when rows go: the aggregates behind the first
+/// `counts.len()` only count, and are not among the results.
+#[derive(Clone, Debug)]
+pub struct Retraction {
+    /// The aggregate that counts a group's rows: without any the group goes.
+    pub rows: usize,
+    /// For each result the aggregate that counts its values, if without any the result is NULL.
+    pub counts: Vec<Option<usize>>,
+}
+
+/// Aggregates the rows of a changelog by group, whatever the functions: it keeps every row, and computes a
+/// group anew when one of its rows comes or goes. Its input: the group columns, the arguments, the op column. Its
+/// output is a changelog: the groups, the results, the op column.
+#[derive(Clone, Debug)]
+pub struct RetractingAggregate {
+    pub groups: usize,
+    /// Arguments and filters are columns of the input.
+    pub aggregates: Vec<Aggregate>,
+    pub schema: SchemaRef,
+}
+
+/// Tells equal rows of a changelog apart: appends the column `copy` (UInt32, before the op column), which numbers
+/// them from 0. The last of them goes first.
+#[derive(Clone, Debug)]
+pub struct NumberCopies {
     pub schema: SchemaRef,
 }
 
@@ -171,6 +210,8 @@ pub enum Output {
         topic: Arc<str>,
         partitions: u32,
         partition_by: Vec<usize>,
+        /// The number that the stage's first task has among all producers of the topic.
+        first_producer: u32,
     },
     /// To a view: `table` keeps the current rows (see `view::key` and `view::row` for the encoding), and
     /// `topic`, with as many partitions as the stage has tasks, takes the changes.
@@ -189,6 +230,36 @@ pub enum ViewKey {
     Columns(Vec<usize>),
     /// Nothing in the row: the place of the input row that it came from. Rows are only added.
     Position,
+    /// All of it, and the number that [`NumberCopies`] gave it, in a column behind those of the view.
+    Copies,
+}
+
+impl Pipeline {
+    /// What it reads and doesn't write itself.
+    pub fn inputs(&self) -> impl Iterator<Item = &Input> {
+        let inputs = self.stages.iter().map(|stage| &stage.input);
+        inputs.filter(|input| !self.stages.iter().any(|stage| stage.output.is_to(&input.topic)))
+    }
+
+    /// Whether any of its operators keeps state across epochs.
+    pub fn keeps_state(&self) -> bool {
+        self.stages.iter().flat_map(|stage| &stage.operators).any(has_state)
+    }
+}
+
+impl Stage {
+    /// The schema of the rows that come out.
+    pub fn output_schema(&self) -> SchemaRef {
+        let input = self.input.schema.clone();
+        let operators = self.operators.iter();
+        operators.fold(input, |schema, operator| output_schema(operator, &schema))
+    }
+}
+
+impl Output {
+    pub fn is_to(&self, name: &str) -> bool {
+        matches!(self, Self::Topic { topic, .. } if **topic == *name)
+    }
 }
 
 impl fmt::Debug for Aggregate {

@@ -31,10 +31,11 @@ use crate::chain::Chain;
 use crate::dead_letter::DeadLetterOffice;
 use crate::epoch::Epoch;
 use crate::error::Result;
+use crate::operators::closes_by_time;
 use crate::origin::{Origin, gathered};
 use crate::output::{Announcement, Destination};
 use crate::peers::Peers;
-use crate::plan::{LateRows, Operator, Stage, TimeSource};
+use crate::plan::{LateRows, Output, Stage, TimeSource};
 use crate::status::{TaskMetrics, TaskState, TaskStatus};
 use crate::time::EventTime;
 use crate::view::{FLUSHED_ROWS, Place};
@@ -375,8 +376,12 @@ impl<'a> Task<'a> {
             EventTime::Rows(_) => self.idle && !self.closes_windows(),
             EventTime::Producers(_) => false,
         };
+        let first = match self.is.stage.output {
+            Output::Topic { first_producer, .. } => first_producer,
+            Output::View { .. } => 0,
+        };
         Some(Progress {
-            producer: self.is.partition,
+            producer: first + self.is.partition,
             watermark: self.time.watermark(),
             idle,
         })
@@ -473,10 +478,7 @@ impl<'a> Task<'a> {
     }
 
     fn closes_windows(&self) -> bool {
-        let operators = &self.is.stage.operators;
-        operators
-            .iter()
-            .any(|operator| matches!(operator, Operator::WindowAggregate(_)))
+        self.is.stage.operators.iter().any(closes_by_time)
     }
 
     fn may_become_idle(&self) -> bool {

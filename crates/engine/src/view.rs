@@ -6,16 +6,18 @@
 //! A view without a key has its rows under the place that they came from:
 //! `partition u32 BE | offset u64 BE | row u32 BE`, which is the order in which they arrived. Rows
 //! that come out at the end of an epoch have the last offset that was read, and a row number from
-//! [`FLUSHED_ROWS`] on.
+//! [`FLUSHED_ROWS`] on. Where such rows can go again, a row has its content and the number of the copy for a name:
+//! `XXH3-128 of the value | partition u32 BE | copy u32 BE`.
 
 use arrow::array::{ArrayRef, AsArray, Int8Array, RecordBatch, RecordBatchOptions};
-use arrow::datatypes::{Int8Type, SchemaRef};
+use arrow::datatypes::{Int8Type, SchemaRef, UInt32Type};
 use arrow::row::{RowConverter, SortField};
 use bytes::Bytes;
 use headwater_event::offset::Offset;
 use headwater_event::op::{Op, changelog_schema, is_changelog};
 use headwater_log::StateTable;
 use std::sync::Arc;
+use xxhash_rust::xxh3::xxh3_128;
 
 use crate::error::{Error, Result};
 use crate::plan::ViewKey;
@@ -32,8 +34,7 @@ pub const FLUSHED_ROWS: u32 = 1 << 31;
 pub struct ViewCodec {
     schema: SchemaRef,
     changes_schema: SchemaRef,
-    /// Columns of the schema; `None` where rows are named by their place.
-    key: Option<Vec<usize>>,
+    key: ViewKey,
     rest: Vec<usize>,
     keys: RowConverter,
     values: RowConverter,
@@ -78,19 +79,18 @@ pub struct ViewChange {
 impl ViewCodec {
     /// `schema` is that of the view's rows, without the op column.
     pub fn new(schema: SchemaRef, key: &ViewKey) -> Result<Self> {
-        let key = match key {
-            ViewKey::Columns(columns) => Some(columns.clone()),
-            ViewKey::Position => None,
+        let in_key = match key {
+            ViewKey::Columns(columns) => columns.as_slice(),
+            ViewKey::Position | ViewKey::Copies => &[],
         };
-        let in_key = key.clone().unwrap_or_default();
         let rest: Vec<usize> = (0..schema.fields().len())
             .filter(|column| !in_key.contains(column))
             .collect();
         Ok(Self {
-            keys: converter(&schema, &in_key)?,
+            keys: converter(&schema, in_key)?,
             values: converter(&schema, &rest)?,
             changes_schema: changelog_schema(&schema),
-            key,
+            key: key.clone(),
             rest,
             schema,
         })
@@ -98,7 +98,7 @@ impl ViewCodec {
 
     /// Whether rows are named by their place.
     pub fn is_by_place(&self) -> bool {
-        self.key.is_none()
+        self.key == ViewKey::Position
     }
 
     pub fn schema(&self) -> &SchemaRef {
@@ -124,7 +124,7 @@ impl ViewCodec {
     /// The rows of entries of the view's table.
     pub fn decode(&self, entries: &[(Bytes, Bytes)]) -> Result<RecordBatch> {
         let mut columns: Vec<Option<ArrayRef>> = vec![None; self.schema.fields().len()];
-        if let Some(key) = self.key.as_ref().filter(|key| !key.is_empty()) {
+        if let Some(key) = self.key_columns().filter(|key| !key.is_empty()) {
             let parser = self.keys.parser();
             let decoded = self
                 .keys
@@ -157,9 +157,17 @@ impl ViewCodec {
         let is_changelog = is_changelog(rows.schema_ref());
         let count = rows.num_rows();
         let data = &rows.columns()[..self.schema.fields().len()];
-        let keys = self.keys_of(data, count, place)?;
         let rest: Vec<ArrayRef> = self.rest.iter().map(|&column| Arc::clone(&data[column])).collect();
         let values = encode_rows(&self.values, &rest, count, &[])?;
+        let keys = match &self.key {
+            ViewKey::Columns(key) if key.is_empty() => vec![Bytes::from_static(&ONLY_KEY); count],
+            ViewKey::Columns(key) => {
+                let columns: Vec<ArrayRef> = key.iter().map(|&column| Arc::clone(&data[column])).collect();
+                encode_rows(&self.keys, &columns, count, &[])?
+            }
+            ViewKey::Position => positions(place, count),
+            ViewKey::Copies => copies(&values, rows.column(data.len()), place.partition),
+        };
         let ops: ArrayRef = match rows.columns().last() {
             Some(ops) if is_changelog => Arc::clone(ops),
             _ => Arc::new(Int8Array::from_value(Op::Insert as i8, count)),
@@ -180,14 +188,10 @@ impl ViewCodec {
         })
     }
 
-    fn keys_of(&self, data: &[ArrayRef], rows: usize, place: Place) -> Result<Vec<Bytes>> {
+    fn key_columns(&self) -> Option<&Vec<usize>> {
         match &self.key {
-            None => Ok(positions(place, rows)),
-            Some(key) if key.is_empty() => Ok(vec![Bytes::from_static(&ONLY_KEY); rows]),
-            Some(key) => {
-                let columns: Vec<ArrayRef> = key.iter().map(|&column| Arc::clone(&data[column])).collect();
-                Ok(encode_rows(&self.keys, &columns, rows, &[])?)
-            }
+            ViewKey::Columns(key) => Some(key),
+            ViewKey::Position | ViewKey::Copies => None,
         }
     }
 }
@@ -220,6 +224,18 @@ fn positions(place: Place, rows: usize) -> Vec<Bytes> {
     (0..rows)
         .map(|row| buffer.slice(row * POSITION_BYTES..(row + 1) * POSITION_BYTES))
         .collect()
+}
+
+fn copies(values: &[Bytes], numbers: &ArrayRef, partition: u32) -> Vec<Bytes> {
+    let numbers = numbers.as_primitive::<UInt32Type>().values();
+    let keys = values.iter().zip(numbers).map(|(value, number)| {
+        let mut key = Vec::with_capacity(24);
+        key.extend_from_slice(&xxh3_128(value).to_be_bytes());
+        key.extend_from_slice(&partition.to_be_bytes());
+        key.extend_from_slice(&number.to_be_bytes());
+        key.into()
+    });
+    keys.collect()
 }
 
 fn converter(schema: &SchemaRef, columns: &[usize]) -> Result<RowConverter> {

@@ -23,8 +23,9 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::SessionContext;
 use futures::{StreamExt, TryStreamExt, stream};
 use headwater_catalog::snapshot::Snapshot;
-use headwater_engine::plan::Pipeline;
+use headwater_engine::plan::{Input, Pipeline};
 use headwater_event::offset::{Offset, TopicPartition};
+use headwater_event::op::is_changelog;
 use headwater_sql::error::{Kind as SqlKind, SqlError};
 use headwater_sql::session::logical_plan;
 use headwater_sql::statement::{Kind, Select, Statement};
@@ -229,14 +230,16 @@ pub(crate) fn bind(plan: LogicalPlan, parameters: &[ScalarValue]) -> Result<Logi
 }
 
 impl Session {
-    /// The first offsets that a live query reads, by partition of its input.
-    async fn begin(&self, pipeline: &Pipeline) -> Result<HashMap<u32, Offset>, QueryError> {
+    /// The first offsets that a live query reads of its inputs.
+    async fn begin(&self, pipeline: &Pipeline) -> Result<HashMap<TopicPartition, Offset>, QueryError> {
         let mut begin = HashMap::new();
-        if let Some(first) = pipeline.stages.first() {
-            for number in 0..first.input.partitions {
-                let partition = TopicPartition::new(Arc::clone(&first.input.topic), number);
+        // What was in a view before has to be known to those who put its changes together.
+        let from_start = |input: &Input| pipeline.keeps_state() && is_changelog(&input.schema);
+        for input in pipeline.inputs().filter(|input| !from_start(input)) {
+            for number in 0..input.partitions {
+                let partition = TopicPartition::new(Arc::clone(&input.topic), number);
                 let offset = self.from.resolve(self.shared.parts.log.as_ref(), &partition).await?;
-                begin.insert(number, offset);
+                begin.insert(partition, offset);
             }
         }
         Ok(begin)

@@ -9,13 +9,15 @@ mod replace;
 #[cfg(test)]
 mod tests;
 
-use headwater_catalog::definition::{DEAD_LETTERS, Definition, Object, Query, Stream, View, Watermark};
+use headwater_catalog::definition::{
+    DEAD_LETTERS, Definition, Object, Query, Start, StateBound, Stream, View, Watermark,
+};
 use headwater_catalog::snapshot::{Change, Snapshot};
 use headwater_schema::column::EventSchema;
 
 use crate::define::options::Options;
 use crate::error::{Kind as ErrorKind, Result, SqlError};
-use crate::plan::chain::{Flow, Request};
+use crate::plan::stages::{Flow, Request};
 use crate::plan::{self, tables::unknown_object};
 use crate::statement::{CreateStream, CreateView, Drop, Kind, Name, ObjectKind, Select, Statement};
 
@@ -174,27 +176,27 @@ fn derived(create: &CreateStream, select: &Select, mut options: Options, snapsho
     let request = Request {
         name: &create.name.value,
         start: options.start,
+        state: options.state,
         partitions: options.partitions,
-        live: false,
     };
     let flow = plan::flow(select, snapshot, &request)?;
     if flow.changelog {
         return Err(
-            SqlError::invalid("a stream holds final rows; an aggregate without a window changes for ever")
+            SqlError::invalid("a stream holds final rows; the result of this query changes")
                 .at(crate::error::find(&select.source, "group"))
                 .or_at_start(&select.source)
                 .hint("CREATE MATERIALIZED VIEW keeps it current, or aggregate over windows: FROM TUMBLE(…)"),
         );
     }
     options.partitions = options.partitions.or(Some(flow.tasks));
-    let start = options.start;
+    let (start, state) = (options.start, options.state);
     let names: Vec<&str> = flow.columns.iter().map(|column| column.name.as_str()).collect();
     let mut stream = common(create, options, &names)?;
     if create.partition_by.is_empty() {
         stream.partition_by = natural_partitions(&flow);
     }
     Ok(Stream {
-        query: Some(query(select, &flow, start)),
+        query: Some(query(select, &flow, start, state)),
         schema: EventSchema {
             columns: flow.columns,
             ..stream.schema
@@ -246,8 +248,8 @@ fn view(create: &CreateView, snapshot: &Snapshot) -> Result<View> {
     let request = Request {
         name: &create.name.value,
         start: options.start,
+        state: options.state,
         partitions: options.partitions,
-        live: false,
     };
     let flow = plan::flow(select, snapshot, &request)?;
     let rows = plan::view_key(&flow, select)?;
@@ -255,16 +257,17 @@ fn view(create: &CreateView, snapshot: &Snapshot) -> Result<View> {
         key: rows.names,
         partitions: flow.tasks,
         http_path: options.http_path,
-        query: query(select, &flow, options.start),
+        query: query(select, &flow, options.start, options.state),
         columns: flow.columns,
     })
 }
 
-fn query(select: &Select, flow: &Flow, start: headwater_catalog::definition::Start) -> Query {
+fn query(select: &Select, flow: &Flow, start: Start, state: StateBound) -> Query {
     Query {
         sql: select.source.text().to_owned(),
         reads: flow.reads.clone(),
         start,
+        state,
     }
 }
 

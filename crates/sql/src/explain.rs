@@ -148,6 +148,11 @@ fn operator(operator: &Operator) -> String {
                 names(&aggregate.aggregates)
             )
         }
+        Operator::RetractingAggregate(aggregate) => format!(
+            "aggregate again when a row comes or goes: {}; keeps every row",
+            names(&aggregate.aggregates)
+        ),
+        Operator::NumberCopies(_) => "number equal rows; keeps one count for each row".to_owned(),
     }
 }
 
@@ -203,7 +208,7 @@ fn names(aggregates: &[Aggregate]) -> String {
 }
 
 fn output(stage: &Stage) -> String {
-    let schema = schema_of(stage);
+    let schema = stage.output_schema();
     let columns = |columns: &[usize]| {
         let names: Vec<_> = columns.iter().map(|&at| schema.field(at).name().as_str()).collect();
         names.join(", ")
@@ -213,17 +218,24 @@ fn output(stage: &Stage) -> String {
             topic,
             partitions,
             partition_by,
+            ..
         } if partition_by.is_empty() => format!("{topic} ({partitions} partitions), from each task to its own"),
         Output::Topic {
             topic,
             partitions,
             partition_by,
+            ..
         } => format!("{topic} ({partitions} partitions) by {}", columns(partition_by)),
         Output::View {
             table,
             key: ViewKey::Position,
             ..
         } => format!("{table}, rows are only added"),
+        Output::View {
+            table,
+            key: ViewKey::Copies,
+            ..
+        } => format!("{table}, rows without a key"),
         Output::View {
             table,
             key: ViewKey::Columns(key),
@@ -235,17 +247,4 @@ fn output(stage: &Stage) -> String {
             ..
         } => format!("{table}, one row for each {}", columns(key)),
     }
-}
-
-/// What a stage puts out. A filter puts out what it gets.
-fn schema_of(stage: &Stage) -> &SchemaRef {
-    let known = stage.operators.iter().rev().find_map(|operator| match operator {
-        Operator::Filter(_) => None,
-        Operator::Project(project) => Some(&project.schema),
-        Operator::AssignWindows(assign) => Some(&assign.schema),
-        Operator::PartialAggregate(partial) => Some(&partial.schema),
-        Operator::WindowAggregate(aggregate) => Some(&aggregate.schema),
-        Operator::ChangelogAggregate(aggregate) => Some(&aggregate.schema),
-    });
-    known.unwrap_or(&stage.input.schema)
 }

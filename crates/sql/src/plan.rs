@@ -1,35 +1,38 @@
 //! From continuous queries to stages.
 //!
 //! 1. [`logical`]: the query becomes a logical plan, or is refused with its place.
-//! 2. [`chain`]: the plan, which is a chain, becomes operators in the order of the flow. Where rows
-//!    must meet by key ([`aggregate`]) the chain is cut into two stages.
+//! 2. [`stages`]: the plan becomes operators in the order of the flow, in [`branch`]es that begin at scans. Where rows
+//!    must meet by key ([`aggregate`]) a branch is cut into two stages; several branches meet where all write one topic.
 //! 3. [`output`]: what becomes of the last stage's rows, and what names a row of a view.
 //!
 //! A plan depends on the catalog and the text alone: planning again after a restart gives the same
 //! stages, and with them the same topics and state tables.
 
 mod aggregate;
-pub(crate) mod chain;
+pub(crate) mod branch;
 mod inline;
 mod logical;
 pub mod naming;
 pub(crate) mod output;
 mod refuse;
+mod retraction;
 mod scan;
+pub(crate) mod stages;
 pub(crate) mod tables;
 #[cfg(test)]
 pub(crate) mod tests;
+mod union;
 pub mod windows;
 
 use arrow::datatypes::SchemaRef;
-use headwater_catalog::definition::{Definition, Object, Start};
+use headwater_catalog::definition::{Definition, Object, Start, StateBound};
 use headwater_catalog::snapshot::Snapshot;
 use headwater_engine::plan::{Output, Pipeline};
 
 use crate::error::{Kind, Result, SqlError};
 use crate::parse::parse_query;
-use crate::plan::chain::{Flow, Request};
 use crate::plan::output::ViewRows;
+use crate::plan::stages::{Flow, Request};
 use crate::statement::Select;
 
 /// When an input without rows is left out of the watermark, unless its stream says otherwise.
@@ -51,13 +54,13 @@ pub fn pipeline(definition: &Definition, snapshot: &Snapshot) -> Result<Pipeline
     let request = Request {
         name: &name,
         start: query.start,
+        state: query.state,
         partitions: Some(definition.partitions()),
-        live: false,
     };
-    let flow = flow(&select, snapshot, &request)?;
+    let mut flow = flow(&select, snapshot, &request)?;
     let output = match &definition.object {
         Object::Stream(stream) => output::to_stream(&flow, definition, stream)?,
-        Object::View(_) => output::to_view(&flow, definition, &select)?,
+        Object::View(_) => output::to_view(&mut flow, definition, &select)?,
     };
     Ok(flow.into_pipeline(&name, output))
 }
@@ -77,8 +80,9 @@ pub fn live_select(select: &Select, snapshot: &Snapshot, name: &str) -> Result<(
     let request = Request {
         name,
         start: Start::Earliest,
+        // It goes with whoever looks at it.
+        state: StateBound::Unbounded,
         partitions: None,
-        live: true,
     };
     let flow = flow(select, snapshot, &request)?;
     let schema = flow.rows_schema();
@@ -86,6 +90,7 @@ pub fn live_select(select: &Select, snapshot: &Snapshot, name: &str) -> Result<(
         topic: format!("{name}.out").into(),
         partitions: flow.tasks,
         partition_by: Vec::new(),
+        first_producer: 0,
     };
     Ok((flow.into_pipeline(name, output), schema))
 }
@@ -93,7 +98,7 @@ pub fn live_select(select: &Select, snapshot: &Snapshot, name: &str) -> Result<(
 /// Everything about a query but where its rows go.
 pub(crate) fn flow(select: &Select, snapshot: &Snapshot, request: &Request) -> Result<Flow> {
     let plan = logical::plan(select, snapshot)?;
-    chain::build(&plan, select, snapshot, request)
+    stages::build(&plan, select, snapshot, request)
 }
 
 /// The columns of a view that name its rows.

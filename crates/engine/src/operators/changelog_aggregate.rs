@@ -7,14 +7,16 @@
 //! A group whose states can't be put together, because a sum overflows for instance, keeps what it
 //! had; what came for it in this epoch is left out.
 //!
+//! Where rows may go again (see [`plan::Retraction`]) a group without any goes with its entry.
+//!
 //! Without group columns there is one group. It comes into being with the first row: over an
 //! empty stream the result has no row, where a batch query would give one.
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, UInt32Array, new_empty_array};
-use arrow::compute::take_arrays;
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::array::{ArrayRef, AsArray, BooleanArray, RecordBatch, UInt32Array, new_empty_array};
+use arrow::compute::{nullif, take_arrays};
+use arrow::datatypes::{DataType, Int64Type, SchemaRef};
 use arrow::row::{RowConverter, SortField};
 use bytes::Bytes;
 use headwater_log::StateTable;
@@ -48,7 +50,7 @@ pub struct ChangelogAggregate {
 
 /// What an epoch does to some groups.
 struct Settled {
-    entries: Vec<(Bytes, Bytes)>,
+    entries: Vec<(Bytes, Option<Bytes>)>,
     changes: RecordBatch,
 }
 
@@ -178,17 +180,47 @@ impl ChangelogAggregate {
             .map(|place| (place < known).then_some(place as u32))
             .collect();
 
+        let counts = self.plan.retraction.as_ref().map(|retraction| retraction.rows);
+        let rows = counts.map(|counts| after[counts].as_primitive::<Int64Type>().values().clone());
+        let is_gone = |place: usize| rows.as_ref().is_some_and(|rows| rows[place] == 0);
+        let (before, after) = (self.visible(before)?, self.visible(after)?);
+        let changes = difference(&groups, &before, &before_of, &after, is_gone)?;
         let values = encode_rows(&self.states, &states, count, &[])?;
+        let entries = keys.into_iter().zip(values).enumerate();
+        let entries = entries.map(|(place, (key, value))| (key, (!is_gone(place)).then_some(value)));
         Ok(Settled {
-            entries: keys.into_iter().zip(values).collect(),
-            changes: batch_of(&self.plan.schema, difference(&groups, &before, &before_of, &after)?)?,
+            entries: entries.collect(),
+            changes: batch_of(&self.plan.schema, changes)?,
         })
+    }
+
+    /// The results without those that only count; NULL where nothing is counted.
+    fn visible(&self, results: Vec<ArrayRef>) -> Result<Vec<ArrayRef>> {
+        let Some(retraction) = &self.plan.retraction else {
+            return Ok(results);
+        };
+        let visible = retraction
+            .counts
+            .iter()
+            .zip(&results)
+            .map(|(count, result)| match count {
+                None => Ok(Arc::clone(result)),
+                Some(count) => {
+                    let counts = results[*count].as_primitive::<Int64Type>();
+                    let nothing: BooleanArray = counts.values().iter().map(|&count| Some(count == 0)).collect();
+                    Ok(nullif(result, &nothing)?)
+                }
+            });
+        visible.collect()
     }
 
     fn apply(&mut self, settled: Settled, out: &mut Vec<RecordBatch>) {
         for (key, value) in settled.entries {
-            self.cache.put(key.clone(), value.clone());
-            self.written.push((key, Some(value)));
+            match &value {
+                Some(value) => self.cache.put(key.clone(), value.clone()),
+                None => self.cache.remove(&key),
+            }
+            self.written.push((key, value));
         }
         if settled.changes.num_rows() > 0 {
             out.push(settled.changes);

@@ -11,9 +11,11 @@ pub mod accumulation;
 pub mod assign_windows;
 pub mod changelog_aggregate;
 pub mod filter;
+pub mod number_copies;
 pub mod partial_aggregate;
 pub mod parts;
 pub mod project;
+pub mod retracting_aggregate;
 pub mod salvage;
 pub mod window_aggregate;
 pub mod windows;
@@ -135,6 +137,10 @@ pub fn build(plan: &plan::Operator, input: &SchemaRef) -> Result<Box<dyn Operato
         plan::Operator::ChangelogAggregate(plan) => {
             Box::new(changelog_aggregate::ChangelogAggregate::new(plan.clone(), input)?)
         }
+        plan::Operator::RetractingAggregate(plan) => {
+            Box::new(retracting_aggregate::RetractingAggregate::new(plan.clone(), input)?)
+        }
+        plan::Operator::NumberCopies(plan) => Box::new(number_copies::NumberCopies::new(plan.clone(), input)?),
     })
 }
 
@@ -147,6 +153,8 @@ pub fn output_schema(plan: &plan::Operator, input: &SchemaRef) -> SchemaRef {
         plan::Operator::PartialAggregate(plan) => plan.schema.clone(),
         plan::Operator::WindowAggregate(plan) => plan.schema.clone(),
         plan::Operator::ChangelogAggregate(plan) => plan.schema.clone(),
+        plan::Operator::RetractingAggregate(plan) => plan.schema.clone(),
+        plan::Operator::NumberCopies(plan) => plan.schema.clone(),
     }
 }
 
@@ -154,8 +162,16 @@ pub fn output_schema(plan: &plan::Operator, input: &SchemaRef) -> SchemaRef {
 pub fn has_state(plan: &plan::Operator) -> bool {
     matches!(
         plan,
-        plan::Operator::WindowAggregate(_) | plan::Operator::ChangelogAggregate(_)
+        plan::Operator::WindowAggregate(_)
+            | plan::Operator::ChangelogAggregate(_)
+            | plan::Operator::RetractingAggregate(_)
+            | plan::Operator::NumberCopies(_)
     )
+}
+
+/// Whether the operator holds rows back until the watermark has passed them.
+pub fn closes_by_time(plan: &plan::Operator) -> bool {
+    matches!(plan, plan::Operator::WindowAggregate(_))
 }
 
 fn evaluate(expression: &Arc<dyn PhysicalExpr>, batch: &RecordBatch) -> Result<ArrayRef> {

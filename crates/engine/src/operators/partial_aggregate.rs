@@ -3,6 +3,9 @@
 //! Its result is what travels and what is persisted: a hot key costs one row an epoch, however
 //! many rows it had. All expressions are evaluated before any state changes.
 //!
+//! Of a changelog, rows that come and rows that go are aggregated apart, and the states of the latter come out
+//! with the opposite sign.
+//!
 //! Where an aggregate fails, the accumulators are of no use any more. Then the epoch begins again
 //! from its batches: each is aggregated apart from the others and, where that fails, halved, until
 //! the rows that are to blame stand alone. Partial states of a group may come out in any number of
@@ -11,11 +14,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Int64Array, RecordBatch, UInt32Array};
-use arrow::compute::take_record_batch;
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::array::{ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, UInt32Array};
+use arrow::compute::kernels::numeric::neg_wrapping;
+use arrow::compute::{filter_record_batch, not, take_record_batch};
+use arrow::datatypes::{DataType, Int8Type, SchemaRef};
 use datafusion_common::cast::as_boolean_array;
 use headwater_event::clock::Micros;
+use headwater_event::op::{Op, is_changelog};
 
 use super::accumulation::{Accumulation, Arguments};
 use super::salvage::by_rows;
@@ -25,6 +30,9 @@ use crate::error::Result;
 use crate::plan;
 use crate::plan::Aggregate;
 
+/// Of a changelog, in place of slices: rows that come, and rows that go.
+const ADDED: Micros = 0;
+const REMOVED: Micros = 1;
 /// Up to this many stretches of rows in one slice each, a batch is cut without copying.
 const RUNS_MAX: usize = 16;
 
@@ -32,7 +40,8 @@ pub struct PartialAggregate {
     plan: plan::PartialAggregate,
     aggregates: Arc<[Aggregate]>,
     group_types: Vec<DataType>,
-    /// By start of the slice; all under 0 without a window.
+    is_changelog: bool,
+    /// By start of the slice; without a window under `ADDED` and `REMOVED`.
     slices: BTreeMap<Micros, Accumulation>,
     /// Emptied ones, with their room.
     spare: Vec<Accumulation>,
@@ -57,6 +66,7 @@ impl PartialAggregate {
         Ok(Self {
             aggregates: plan.aggregates.as_slice().into(),
             group_types: group_types.collect::<Result<_>>()?,
+            is_changelog: is_changelog(input),
             slices: BTreeMap::new(),
             spare: Vec::new(),
             taken: Vec::new(),
@@ -105,7 +115,10 @@ impl PartialAggregate {
     /// The rows by slice, with all that is to be computed of them.
     fn evaluate_slices(&self, batch: &RecordBatch) -> Result<Vec<(Micros, Evaluated)>> {
         let Some((time_column, window)) = self.plan.window else {
-            return Ok(vec![(0, self.evaluate(batch)?)]);
+            let evaluated = by_op(batch, self.is_changelog)?
+                .into_iter()
+                .map(|(op, rows)| Ok((op, self.evaluate(&rows)?)));
+            return evaluated.collect();
         };
         let times = times(batch.column(time_column))?.values();
         let (Some(&least), Some(&greatest)) = (times.iter().min(), times.iter().max()) else {
@@ -127,7 +140,16 @@ impl PartialAggregate {
         if self.plan.window.is_some() {
             columns.push(Arc::new(Int64Array::from_value(slice, groups)));
         }
-        columns.extend(accumulation.take_states()?);
+        let states = accumulation.take_states()?;
+        if self.is_changelog && slice == REMOVED {
+            let (groups, states) = states.split_at(self.plan.groups.len());
+            columns.extend(groups.iter().cloned());
+            for state in states {
+                columns.push(neg_wrapping(state)?);
+            }
+        } else {
+            columns.extend(states);
+        }
         batch_of(&self.plan.schema, columns)
     }
 
@@ -217,6 +239,21 @@ impl Operator for PartialAggregate {
     fn take_rejected(&mut self) -> Vec<Rejected> {
         std::mem::take(&mut self.rejected)
     }
+}
+
+/// The rows that come and those that go.
+fn by_op(batch: &RecordBatch, is_changelog: bool) -> Result<Vec<(Micros, RecordBatch)>> {
+    let Some(ops) = batch.columns().last().filter(|_| is_changelog) else {
+        return Ok(vec![(ADDED, batch.clone())]);
+    };
+    let ops = ops.as_primitive::<Int8Type>().values().iter();
+    let adds: BooleanArray = ops.map(|&op| Op::from_i8(op).map(Op::adds)).collect();
+    let added = filter_record_batch(batch, &adds)?;
+    if added.num_rows() == batch.num_rows() {
+        return Ok(vec![(ADDED, added)]);
+    }
+    let removed = filter_record_batch(batch, &not(&adds)?)?;
+    Ok(vec![(ADDED, added), (REMOVED, removed)])
 }
 
 /// The rows by slice; rows of one slice stay in their order.

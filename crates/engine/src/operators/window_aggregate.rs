@@ -291,7 +291,7 @@ impl WindowAggregate {
                 None => lost.push(row as u32),
             }
         }
-        let difference = difference(after_groups, before, &before_of, after)?;
+        let difference = difference(after_groups, before, &before_of, after, |_| false)?;
         let mut gone = take_arrays(&before_all, &UInt32Array::from(lost.clone()), None)?;
         gone.push(Arc::new(Int8Array::from_value(Op::Delete as i8, lost.len())));
         let batch =

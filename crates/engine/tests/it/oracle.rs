@@ -198,6 +198,7 @@ fn two_stages(
         topic: "query-1.0".into(),
         partitions: 3,
         partition_by: columns,
+        first_producer: 0,
     };
     let producers = TimeSource::Producers {
         producers: story.partitions,
@@ -359,6 +360,7 @@ fn grouped(columns: &[&str]) -> (PartialAggregate, Operator, Output) {
     let whole = ChangelogAggregate {
         groups: columns.len(),
         aggregates: aggregates(),
+        retraction: None,
         schema: results_schema(fields(), true),
     };
     let view = to_view(&whole.schema, ViewKey::Columns((0..columns.len()).collect()));

@@ -122,6 +122,7 @@ pub fn pipeline_of(aggregate: Aggregate, window: Option<Window>, emit_changes: b
             let whole = ChangelogAggregate {
                 groups: 1,
                 aggregates,
+                retraction: None,
                 schema: schema.clone(),
             };
             (Operator::ChangelogAggregate(whole), schema, vec![0])
@@ -142,6 +143,7 @@ pub fn pipeline_of(aggregate: Aggregate, window: Option<Window>, emit_changes: b
         topic: "query-1.0".into(),
         partitions: 2,
         partition_by: vec![between.index_of("key").unwrap()],
+        first_producer: 0,
     };
     let then = input("query-1.0", 2, between, TimeSource::Producers { producers: 1 });
     pipeline(vec![

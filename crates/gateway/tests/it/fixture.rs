@@ -7,7 +7,9 @@ use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{DataType, TimeUnit};
 use bytes::Bytes;
 use headwater_catalog::dead_letters;
-use headwater_catalog::definition::{DEAD_LETTERS, Definition, Idempotency, Late, Object, Query, Start, Stream, View};
+use headwater_catalog::definition::{
+    DEAD_LETTERS, Definition, Idempotency, Late, Object, Query, Start, StateBound, Stream, View,
+};
 use headwater_catalog::snapshot::Change;
 use headwater_catalog::store::Catalog;
 use headwater_event::clock::ManualClock;
@@ -240,5 +242,6 @@ fn query() -> Query {
         sql: "SELECT * FROM clicks".to_owned(),
         reads: vec!["clicks".to_owned()],
         start: Start::Earliest,
+        state: StateBound::Bounded,
     }
 }

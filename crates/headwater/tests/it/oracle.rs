@@ -55,7 +55,7 @@ const fn windows(name: &'static str, view: bool, select: &'static str, closed_by
 }
 
 /// Each may read from those before it.
-const QUERIES: [Query; 17] = [
+const QUERIES: [Query; 25] = [
     stream(
         "shaped",
         "SELECT id, upper(key) AS key, CASE WHEN n > 0 THEN 'plus' WHEN n < 0 THEN 'minus' WHEN n = 0 THEN 'zero' END AS sign,
@@ -146,6 +146,33 @@ const QUERIES: [Query; 17] = [
     view(
         "ever",
         "SELECT key, sum(events) AS events, max(n) AS n, count(*) AS minutes FROM tumbles WHERE events > 1 GROUP BY key",
+    ),
+    view(
+        "sizes",
+        "SELECT events, count(*) AS keys, sum(n) AS n, avg(ns) AS ns, count(low) FILTER (WHERE low > 0) AS lows FROM basic GROUP BY events",
+    ),
+    view(
+        "extremes",
+        "SELECT events % 3 AS rest, min(low) AS low, max(n) AS n, count(DISTINCT first) AS firsts, sum(top) AS top
+         FROM basic GROUP BY events % 3",
+    ),
+    view("whole", "SELECT sum(events) AS events, max(events) AS most, count(*) AS keys FROM basic HAVING count(*) > 0"),
+    view("without_key", "SELECT events % 2 AS odd, low IS NULL AS nothing FROM basic WHERE events > 1"),
+    stream(
+        "both",
+        "SELECT id, key, n, at FROM events WHERE flag UNION ALL SELECT id, other, n + 1, at FROM events WHERE n > 0",
+    ),
+    view(
+        "of_both",
+        "SELECT key, count(*) AS rows, min(n) AS n FROM
+         (SELECT key, n FROM events WHERE flag UNION ALL SELECT first, n FROM basic) GROUP BY key",
+    ),
+    view("either", "SELECT key FROM events WHERE flag UNION SELECT first FROM basic WHERE events > 2"),
+    windows(
+        "windows_of_both",
+        false,
+        "SELECT window_start, key, count(*) AS rows FROM TUMBLE(both, at, INTERVAL '2 minutes') GROUP BY window_start, key",
+        "window_start",
     ),
 ];
 

@@ -1,6 +1,6 @@
 //! What the keys in `WITH (…)` mean.
 
-use headwater_catalog::definition::{Idempotency, Late, Start};
+use headwater_catalog::definition::{Idempotency, Late, Start, StateBound};
 use headwater_catalog::snapshot::{Snapshot, nearest};
 use headwater_schema::column::UnknownFields;
 
@@ -24,15 +24,16 @@ const OF_STREAMS: [&str; 9] = [
     "late",
     "idle_timeout",
 ];
-const OF_DERIVED: [&str; 6] = [
+const OF_DERIVED: [&str; 7] = [
     "partitions",
     "retention",
     "retention_bytes",
     "late",
     "idle_timeout",
     "start",
+    "state",
 ];
-const OF_VIEWS: [&str; 3] = ["partitions", "http.path", "start"];
+const OF_VIEWS: [&str; 4] = ["partitions", "http.path", "start", "state"];
 
 /// Routes that are Headwater's own, with everything below them.
 const ROUTES: [&str; 9] = [
@@ -62,6 +63,7 @@ pub struct Options {
     pub late: Late,
     pub idle_timeout_ms: u64,
     pub start: Start,
+    pub state: StateBound,
 }
 
 impl Options {
@@ -90,6 +92,7 @@ impl Options {
             late: Late::default(),
             idle_timeout_ms: IDLE_TIMEOUT_MS,
             start: Start::default(),
+            state: StateBound::default(),
         };
         let mut window = None;
         for option in options {
@@ -117,6 +120,12 @@ impl Options {
                 "late" => read.late = one_of(option, [("dead_letter", Late::DeadLetter), ("drop", Late::Drop)])?,
                 "idle_timeout" => read.idle_timeout_ms = millis(option)?,
                 "start" => read.start = one_of(option, [("earliest", Start::Earliest), ("latest", Start::Latest)])?,
+                "state" => {
+                    read.state = one_of(
+                        option,
+                        [("bounded", StateBound::Bounded), ("unbounded", StateBound::Unbounded)],
+                    )?;
+                }
                 other => return Err(SqlError::internal(format!("the option {other} is known and not read"))),
             }
         }

@@ -16,14 +16,14 @@ use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::aggregate::LoweredAggregateBuilder;
 use datafusion_functions_aggregate_common::aggregate::groups_accumulator::GroupsAccumulatorAdapter;
 use headwater_engine::plan::{
-    Aggregate, ChangelogAggregate, Input, Operator, Output, PartialAggregate, Stage, TimeSource, Window,
-    WindowAggregate,
+    Aggregate, ChangelogAggregate, Operator, PartialAggregate, Retraction, Window, WindowAggregate,
 };
 use headwater_event::op::changelog_schema;
 
 use crate::error::{Result, SqlError, find};
-use crate::plan::chain::{Chain, Key, Part, Time};
+use crate::plan::branch::{Branch, Key, Time};
 use crate::plan::inline::{Inlined, inline, replace};
+use crate::plan::stages::Stages;
 use crate::plan::windows::{WINDOW_END, WINDOW_START};
 
 /// A group of an aggregate over windows.
@@ -36,8 +36,8 @@ enum Group {
     OfWindow(Expr),
 }
 
-impl Chain<'_> {
-    pub fn aggregate(&mut self, aggregate: &logical_expr::Aggregate) -> Result<()> {
+impl Stages<'_> {
+    pub fn aggregate(&mut self, aggregate: &logical_expr::Aggregate) -> Result<Branch> {
         let expressions = aggregate
             .group_expr
             .iter()
@@ -51,49 +51,69 @@ impl Chain<'_> {
     }
 
     /// Without a window: a result that changes.
-    fn for_ever(&mut self, aggregate: &logical_expr::Aggregate) -> Result<()> {
-        self.node(&aggregate.input)?;
-        self.refuse_changelog()?;
-        let groups = self.groups(&aggregate.group_expr)?;
-        let aggregates = self.aggregates(&aggregate.aggr_expr)?;
-        let fields = aggregate.schema.fields();
-        let stays = self.meets(&aggregate.group_expr);
-        let schema = partial_schema(None, &fields[..groups.len()], &aggregates);
+    fn for_ever(&mut self, aggregate: &logical_expr::Aggregate) -> Result<Branch> {
+        let branch = self.node(&aggregate.input)?;
+        if branch.rows.changelog {
+            return self.over_changelog(branch, aggregate);
+        }
+        let aggregates = self.aggregates(&branch, &aggregate.aggr_expr)?;
+        let columns = aggregate.schema.as_ref().clone();
+        self.merged(branch, &aggregate.group_expr, aggregates, None, columns)
+    }
+
+    /// Partial aggregates, and what merges them for ever into rows with these columns.
+    pub fn merged(
+        &mut self,
+        mut branch: Branch,
+        group_expr: &[Expr],
+        aggregates: Vec<Aggregate>,
+        retraction: Option<Retraction>,
+        columns: DFSchema,
+    ) -> Result<Branch> {
+        let groups = self.groups(&branch, group_expr)?;
+        let stays = self.meets(&branch, group_expr);
+        let schema = partial_schema(None, &columns.fields()[..groups.len()], &aggregates);
         let group_columns: Vec<usize> = (0..groups.len()).collect();
-        self.part.operators.push(Operator::PartialAggregate(PartialAggregate {
+        branch.part.operators.push(Operator::PartialAggregate(PartialAggregate {
             window: None,
             groups,
             aggregates: aggregates.clone(),
             schema: schema.clone(),
         }));
         if stays.is_none() {
-            self.cut(schema, group_columns.clone());
+            branch = self.cut(branch, schema, group_columns.clone());
         }
-        self.part
+        branch
+            .part
             .operators
             .push(Operator::ChangelogAggregate(ChangelogAggregate {
                 groups: group_columns.len(),
                 aggregates,
-                schema: changelog_schema(aggregate.schema.as_arrow()),
+                retraction,
+                schema: changelog_schema(columns.as_arrow()),
             }));
-        self.rows.columns = aggregate.schema.as_ref().clone();
-        self.rows.changelog = true;
-        self.rows.times = BTreeMap::new();
-        self.rows.partitioned = stays.unwrap_or(Some(group_columns.clone()));
-        self.rows.key = Key::Groups {
-            window: None,
-            groups: group_columns
-                .iter()
-                .map(|&at| (fields[at].name().clone(), Some(at)))
-                .collect(),
-        };
-        Ok(())
+        self.grouped(&mut branch, stays, group_columns.len(), columns);
+        Ok(branch)
     }
 
-    fn over_windows(&mut self, aggregate: &logical_expr::Aggregate, inlined: Inlined) -> Result<()> {
+    /// What is known of the rows of groups: the group columns come first.
+    pub fn grouped(&self, branch: &mut Branch, stays: Option<Option<Vec<usize>>>, groups: usize, columns: DFSchema) {
+        branch.rows.changelog = true;
+        branch.rows.times = BTreeMap::new();
+        branch.rows.partitioned = stays.unwrap_or(Some((0..groups).collect()));
+        branch.rows.key = Key::Groups {
+            window: None,
+            groups: (0..groups)
+                .map(|at| (columns.field(at).name().clone(), Some(at)))
+                .collect(),
+        };
+        branch.rows.columns = columns;
+    }
+
+    fn over_windows(&mut self, aggregate: &logical_expr::Aggregate, inlined: Inlined) -> Result<Branch> {
         let windows = inlined.windows;
-        self.node(&windows.input)?;
-        self.refuse_changelog()?;
+        let mut branch = self.node(&windows.input)?;
+        self.refuse_changelog(&branch)?;
         let own: Vec<Column> = windows.columns().into();
         let (group_expr, aggr_expr) = inlined.expressions.split_at(aggregate.group_expr.len());
         let (groups, plain) = self.classify(group_expr, &own)?;
@@ -105,8 +125,8 @@ impl Chain<'_> {
                 ));
             }
         }
-        let time_column = self.time_column(windows)?;
-        let time_type = self.rows.columns.field(time_column).data_type().clone();
+        let time_column = self.time_column(&branch, windows)?;
+        let time_type = branch.rows.columns.field(time_column).data_type().clone();
         let mut after = Vec::new();
         for filter in inlined.filters {
             let refs = filter.column_refs();
@@ -114,7 +134,7 @@ impl Chain<'_> {
                 refs.iter().all(|column| own.contains(column)),
                 refs.iter().any(|column| own.contains(column)),
             ) {
-                (_, false) => self.filter(&filter)?,
+                (_, false) => self.filter(&mut branch, &filter)?,
                 (true, true) => after.push(filter),
                 _ => {
                     return Err(self.about_group(
@@ -124,49 +144,49 @@ impl Chain<'_> {
                 }
             }
         }
-        let physical = self.groups(&plain)?;
-        let aggregates = self.aggregates(aggr_expr)?;
+        let physical = self.groups(&branch, &plain)?;
+        let aggregates = self.aggregates(&branch, aggr_expr)?;
         let fields = aggregate.schema.fields();
         let plain_fields: Vec<FieldRef> = positions(&groups).into_iter().map(|at| fields[at].clone()).collect();
-        let stays = self.meets(&plain);
+        let stays = self.meets(&branch, &plain);
         let schema = partial_schema(Some(()), &plain_fields, &aggregates);
-        self.part.operators.push(Operator::PartialAggregate(PartialAggregate {
+        branch.part.operators.push(Operator::PartialAggregate(PartialAggregate {
             window: Some((time_column, windows.window)),
             groups: physical,
             aggregates: aggregates.clone(),
             schema: schema.clone(),
         }));
-        self.closes_windows();
-        let cut = stays.is_none();
-        if cut {
-            self.cut(schema, (1..=plain.len()).collect());
+        self.closes_windows(&mut branch);
+        if stays.is_none() {
+            branch = self.cut(branch, schema, (1..=plain.len()).collect());
         }
         let emit_changes = self.select.emit_changes;
         let temporary = window_schema(&time_type, &plain_fields, &aggregates);
         let rows = Arc::new(temporary.as_arrow().clone());
-        self.part.operators.push(Operator::WindowAggregate(WindowAggregate {
+        branch.part.operators.push(Operator::WindowAggregate(WindowAggregate {
             window: windows.window,
             groups: plain.len(),
             aggregates,
             schema: if emit_changes { changelog_schema(&rows) } else { rows },
             emit_changes,
         }));
-        self.rows.changelog = emit_changes;
-        self.rows.columns = temporary;
-        self.after_windows(aggregate, &groups, &own, after)?;
+        branch.rows.changelog = emit_changes;
+        branch.rows.columns = temporary;
+        self.after_windows(&mut branch, aggregate, &groups, &own, after)?;
         let partitioned = match stays {
             // The columns that decided the partition, where they are among the groups now.
             Some(columns) => columns.map(|columns| columns.iter().map(|&n| positions(&groups)[n]).collect()),
             None => Some(positions(&groups)),
         };
-        self.rows.partitioned = partitioned.filter(|columns: &Vec<usize>| !columns.is_empty());
-        self.known_of_windows(aggregate, &groups, windows.window);
-        Ok(())
+        branch.rows.partitioned = partitioned.filter(|columns: &Vec<usize>| !columns.is_empty());
+        known_of_windows(&mut branch, aggregate, &groups, windows.window);
+        Ok(branch)
     }
 
     /// Filters on the window, and the aggregate's columns in its order.
     fn after_windows(
-        &mut self,
+        &self,
+        branch: &mut Branch,
         aggregate: &logical_expr::Aggregate,
         groups: &[Group],
         own: &[Column],
@@ -182,9 +202,9 @@ impl Chain<'_> {
             .collect();
         for filter in filters {
             let filter = replace(filter, &bounds).map_err(|error| self.error(&error))?;
-            self.filter(&filter)?;
+            self.filter(branch, &filter)?;
         }
-        let column = |at: usize| Expr::Column(Column::new_unqualified(self.rows.columns.field(at).name()));
+        let column = |at: usize| Expr::Column(Column::new_unqualified(branch.rows.columns.field(at).name()));
         let mut expressions = Vec::new();
         for group in groups {
             expressions.push(match group {
@@ -195,29 +215,7 @@ impl Chain<'_> {
         }
         let first = 2 + positions(groups).len();
         expressions.extend((0..aggregate.aggr_expr.len()).map(|n| column(first + n)));
-        self.project(&expressions, &aggregate.schema)
-    }
-
-    fn known_of_windows(&mut self, aggregate: &logical_expr::Aggregate, groups: &[Group], window: Window) {
-        let bound = |wanted: &[usize]| {
-            groups
-                .iter()
-                .position(|group| matches!(group, Group::Window(bound) if wanted.contains(bound)))
-        };
-        let bounds = [bound(&[0]), bound(&[1, 2])];
-        let named = |at: usize| (aggregate.schema.field(at).name().clone(), Some(at));
-        self.rows.key = Key::Groups {
-            window: Some(bounds),
-            groups: positions(groups).into_iter().map(named).collect(),
-        };
-        self.rows.times = BTreeMap::new();
-        for (at, group) in groups.iter().enumerate() {
-            match group {
-                Group::Window(0) => self.rows.times.insert(at, Time::WindowStart(window)),
-                Group::Window(_) => self.rows.times.insert(at, Time::WindowEnd),
-                _ => None,
-            };
-        }
+        self.project(branch, &expressions, &aggregate.schema)
     }
 
     /// Which groups are about the window; and the others.
@@ -254,8 +252,8 @@ impl Chain<'_> {
         Ok((groups, plain))
     }
 
-    fn refuse_changelog(&self) -> Result<()> {
-        if self.rows.changelog {
+    fn refuse_changelog(&self, branch: &Branch) -> Result<()> {
+        if branch.rows.changelog {
             return Err(self.about_group(
                 "an aggregate over a result that changes",
                 "aggregate over the stream, or over windows whose rows are final",
@@ -271,21 +269,21 @@ impl Chain<'_> {
             .hint(hint)
     }
 
-    fn groups(&self, groups: &[Expr]) -> Result<Vec<Arc<dyn PhysicalExpr>>> {
+    pub fn groups(&self, branch: &Branch, groups: &[Expr]) -> Result<Vec<Arc<dyn PhysicalExpr>>> {
         groups
             .iter()
-            .map(|group| self.physical(&group.clone().unalias()))
+            .map(|group| self.physical(branch, &group.clone().unalias()))
             .collect()
     }
 
-    fn aggregates(&self, expressions: &[Expr]) -> Result<Vec<Aggregate>> {
+    pub fn aggregates(&self, branch: &Branch, expressions: &[Expr]) -> Result<Vec<Aggregate>> {
         expressions
             .iter()
-            .map(|expression| self.one_aggregate(expression))
+            .map(|expression| self.one_aggregate(branch, expression))
             .collect()
     }
 
-    fn one_aggregate(&self, expression: &Expr) -> Result<Aggregate> {
+    pub fn one_aggregate(&self, branch: &Branch, expression: &Expr) -> Result<Aggregate> {
         // DataFusion counts rows as `count(1)`.
         let name = expression
             .clone()
@@ -305,8 +303,8 @@ impl Chain<'_> {
             .hint("order the elements where the view is read: array_sort(column)"));
         }
         let (properties, context) = (ExecutionProps::new(), PhysicalPlanningContext::default());
-        let input = self.rows.columns.as_arrow();
-        let lowered = LoweredAggregateBuilder::new(expression, &self.rows.columns, input, &properties, &context)
+        let input = branch.rows.columns.as_arrow();
+        let lowered = LoweredAggregateBuilder::new(expression, &branch.rows.columns, input, &properties, &context)
             .build()
             .map_err(|error| self.error(&error))?;
         let function = lowered.aggregate;
@@ -330,61 +328,44 @@ impl Chain<'_> {
 
     /// Whether the rows of a group are in one task already: then the groups (by number) that decide
     /// the partition, if any do.
-    fn meets(&self, groups: &[Expr]) -> Option<Option<Vec<usize>>> {
+    pub fn meets(&self, branch: &Branch, groups: &[Expr]) -> Option<Option<Vec<usize>>> {
         let group_of = |column: &usize| {
             groups.iter().position(|group| match group.clone().unalias() {
-                Expr::Column(group) => self.rows.columns.maybe_index_of_column(&group) == Some(*column),
+                Expr::Column(group) => branch.rows.columns.maybe_index_of_column(&group) == Some(*column),
                 _ => false,
             })
         };
-        let decide = self
+        let decide = branch
             .rows
             .partitioned
             .as_ref()
             .and_then(|columns| columns.iter().map(group_of).collect());
-        if decide.is_some() || self.rows.tasks == 1 {
+        if decide.is_some() || branch.rows.tasks == 1 {
             return Some(decide);
         }
         None
     }
+}
 
-    /// Ends the stage: its rows go on through an internal topic, partitioned by these columns.
-    fn cut(&mut self, schema: Arc<Schema>, partition_by: Vec<usize>) {
-        let topic: Arc<str> = format!("{}.{}", self.request.name, self.stages.len()).into();
-        let partitions = match partition_by.as_slice() {
-            [] => 1,
-            _ => self.request.partitions.unwrap_or(self.rows.tasks),
+fn known_of_windows(branch: &mut Branch, aggregate: &logical_expr::Aggregate, groups: &[Group], window: Window) {
+    let bound = |wanted: &[usize]| {
+        groups
+            .iter()
+            .position(|group| matches!(group, Group::Window(bound) if wanted.contains(bound)))
+    };
+    let bounds = [bound(&[0]), bound(&[1, 2])];
+    let named = |at: usize| (aggregate.schema.field(at).name().clone(), Some(at));
+    branch.rows.key = Key::Groups {
+        window: Some(bounds),
+        groups: positions(groups).into_iter().map(named).collect(),
+    };
+    branch.rows.times = BTreeMap::new();
+    for (at, group) in groups.iter().enumerate() {
+        match group {
+            Group::Window(0) => branch.rows.times.insert(at, Time::WindowStart(window)),
+            Group::Window(_) => branch.rows.times.insert(at, Time::WindowEnd),
+            _ => None,
         };
-        let time = match self.part.input.time {
-            TimeSource::None => TimeSource::None,
-            _ => TimeSource::Producers {
-                producers: self.rows.tasks,
-            },
-        };
-        let input = Input {
-            topic: topic.clone(),
-            partitions,
-            columns: (0..schema.fields().len()).collect(),
-            schema,
-            time,
-            from_latest: false,
-            idle_timeout: self.part.input.idle_timeout,
-        };
-        let next = Part {
-            input,
-            operators: Vec::new(),
-        };
-        let done = std::mem::replace(&mut self.part, next);
-        self.stages.push(Stage {
-            input: done.input,
-            operators: done.operators,
-            output: Output::Topic {
-                topic,
-                partitions,
-                partition_by,
-            },
-        });
-        self.rows.tasks = partitions;
     }
 }
 

@@ -4,7 +4,8 @@ use headwater_catalog::definition::{Definition, Stream};
 use headwater_engine::plan::{Output, ViewKey};
 
 use crate::error::{Result, SqlError, find};
-use crate::plan::chain::{Flow, Key};
+use crate::plan::branch::Key;
+use crate::plan::stages::Flow;
 use crate::statement::Select;
 
 /// What names the rows of a view.
@@ -29,14 +30,19 @@ pub fn to_stream(flow: &Flow, definition: &Definition, stream: &Stream) -> Resul
         topic: definition.topic().into(),
         partitions: stream.partitions,
         partition_by,
+        first_producer: 0,
     })
 }
 
-pub fn to_view(flow: &Flow, definition: &Definition, select: &Select) -> Result<Output> {
+pub fn to_view(flow: &mut Flow, definition: &Definition, select: &Select) -> Result<Output> {
+    let key = view_rows(flow, select)?.key;
+    if key == ViewKey::Copies {
+        flow.number_copies();
+    }
     Ok(Output::View {
         table: definition.rows_table().into(),
         topic: definition.topic().into(),
-        key: view_rows(flow, select)?.key,
+        key,
         schema: flow.stored_schema(),
     })
 }
@@ -46,12 +52,12 @@ pub fn to_view(flow: &Flow, definition: &Definition, select: &Select) -> Result<
 /// # Errors
 /// A changing result has rows that can't be told apart without one of its groups.
 pub fn view_rows(flow: &Flow, select: &Select) -> Result<ViewRows> {
-    let position = ViewRows {
-        key: ViewKey::Position,
-        names: None,
-    };
     let Key::Groups { window, groups } = &flow.key else {
-        return Ok(position);
+        let key = match flow.changelog {
+            true => ViewKey::Copies,
+            false => ViewKey::Position,
+        };
+        return Ok(ViewRows { key, names: None });
     };
     let mut columns = Vec::new();
     let mut missing = Vec::new();
@@ -76,7 +82,10 @@ pub fn view_rows(flow: &Flow, select: &Select) -> Result<ViewRows> {
             })
         }
         // Final rows need no name: they are only added.
-        Some(_) if !flow.changelog => Ok(position),
+        Some(_) if !flow.changelog => Ok(ViewRows {
+            key: ViewKey::Position,
+            names: None,
+        }),
         Some(missing) => {
             let name = missing.rsplit('.').next().unwrap_or(missing);
             Err(SqlError::invalid(format!(

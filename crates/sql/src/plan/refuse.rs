@@ -4,8 +4,8 @@
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    Distinct, Expr, Function, FunctionArg, FunctionArgExpr, GroupByExpr, Query, Select, SetExpr, Spanned, TableFactor,
-    Visit, Visitor,
+    Distinct, Expr, Function, FunctionArg, FunctionArgExpr, GroupByExpr, Query, Select, SetExpr, SetOperator, Spanned,
+    TableFactor, Visit, Visitor,
 };
 use datafusion::sql::sqlparser::tokenizer::Span;
 
@@ -71,6 +71,9 @@ impl Visitor for Check<'_> {
             return self.no("SETTINGS, FORMAT or |>", query.span(), "leave it out");
         }
         match query.body.as_ref() {
+            SetExpr::SetOperation {
+                op: SetOperator::Union, ..
+            } => Flow::Continue(()),
             SetExpr::SetOperation { op, right, .. } => self.no(
                 &op.to_string(),
                 right.span(),

@@ -1,4 +1,4 @@
-//! Where a chain begins: the topic that it reads, and what is known of its rows.
+//! Where a branch begins: the topic that it reads, and what is known of its rows.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -6,57 +6,40 @@ use std::time::Duration;
 
 use arrow::datatypes::Schema;
 use datafusion::common::DFSchema;
-use datafusion::logical_expr::{LogicalPlan, TableScan};
+use datafusion::logical_expr::TableScan;
 use headwater_catalog::definition::{DEAD_LETTERS, Definition, Late, Start};
 use headwater_catalog::snapshot::Snapshot;
 use headwater_engine::plan::{Input, LateRows, TimeSource};
 use headwater_event::op::changelog_schema;
 
-use crate::error::{Result, SqlError, find, translate};
-use crate::plan::chain::{Chain, Key, Part, Request, Rows, Time};
+use crate::error::{Result, SqlError, translate};
+use crate::plan;
+use crate::plan::branch::{Branch, Key, Part, Rows, Source, Time};
+use crate::plan::stages::{Flow, Request, Stages};
 use crate::plan::tables::{Table, schema_of};
-use crate::plan::{self, unexpected};
-use crate::statement::Select;
 
-/// The chain before any operator: the scan that is at the plan's end.
-pub fn start<'a>(
-    plan: &LogicalPlan,
-    select: &'a Select,
-    snapshot: &'a Snapshot,
-    request: &'a Request<'a>,
-) -> Result<Chain<'a>> {
-    let mut node = plan;
-    loop {
-        match (node, node.inputs().as_slice()) {
-            (LogicalPlan::TableScan(scan), _) => return scanned(scan, select, snapshot, request),
-            (_, [input]) => node = input,
-            _ => return Err(unexpected("this query").or_at_start(&select.source)),
-        }
+impl Stages<'_> {
+    /// The branch before any operator.
+    pub fn scan(&mut self, scan: &TableScan) -> Result<Branch> {
+        let table = scan
+            .source
+            .downcast_ref::<Table>()
+            .ok_or_else(|| SqlError::internal("a table of another kind"))?;
+        self.reads.push(table.definition.name.clone());
+        branch(scan, &table.definition, self)
     }
 }
 
-fn scanned<'a>(
-    scan: &TableScan,
-    select: &'a Select,
-    snapshot: &'a Snapshot,
-    request: &'a Request<'a>,
-) -> Result<Chain<'a>> {
-    let table = scan
-        .source
-        .downcast_ref::<Table>()
-        .ok_or_else(|| SqlError::internal("a table of another kind"))?;
-    let definition = &table.definition;
+fn branch(scan: &TableScan, definition: &Arc<Definition>, stages: &Stages) -> Result<Branch> {
+    let Stages {
+        select,
+        snapshot,
+        request,
+        ..
+    } = stages;
     let all = schema_of(definition);
-    if definition.view().is_some() && !request.live {
-        return Err(SqlError::unsupported(format!(
-            "{} is a view: a continuous query over a result that changes is not available in this version",
-            definition.name
-        ))
-        .at(find(&select.source, &definition.name))
-        .or_at_start(&select.source)
-        .hint("read from the streams that the view reads, or follow the view with SELECT … EMIT CHANGES"));
-    }
-    let time = time_of(definition, snapshot, request)?;
+    let flow = filled_by(definition, snapshot, request)?;
+    let time = time_of(definition, flow.as_ref());
     let mut columns = scan
         .projection
         .clone()
@@ -70,19 +53,33 @@ fn scanned<'a>(
     let projected = all
         .project(&columns)
         .map_err(|error| SqlError::internal(error.to_string()))?;
-    let at = |name: &str| projected.index_of(name).ok();
-    let (input_schema, changelog) = match definition.view() {
-        Some(_) => (changelog_schema(&projected), true),
-        None => (Arc::new(projected.clone()), false),
+    let mut rows = match (definition.stream(), flow) {
+        (Some(stream), _) => Rows {
+            columns: DFSchema::empty(),
+            changelog: false,
+            key: Key::Nothing,
+            partitioned: stream.partition_by.iter().map(|name| all.index_of(name).ok()).collect(),
+            times: time.times,
+            tasks: stream.partitions,
+        },
+        (None, Some(flow)) => Rows {
+            columns: DFSchema::empty(),
+            changelog: flow.changelog,
+            key: flow.key,
+            partitioned: flow.partitioned,
+            // A view doesn't say how far it has come.
+            times: BTreeMap::new(),
+            tasks: flow.tasks,
+        },
+        (None, None) => return Err(SqlError::internal(format!("{} has no rows", definition.name))),
     };
-    let partition_by = definition
-        .stream()
-        .map(|stream| stream.partition_by.as_slice())
-        .unwrap_or_default();
-    let partitioned: Option<Vec<usize>> = partition_by.iter().map(|name| at(name)).collect();
+    rows.moved(&columns.iter().copied().map(Some).collect::<Vec<_>>());
+    rows.partitioned = rows.partitioned.filter(|columns| !columns.is_empty());
+    rows.columns = DFSchema::try_from_qualified_schema(scan.table_name.clone(), &projected)
+        .map_err(|error| translate(&error, &select.source))?;
     let source = match time.column {
-        Some(_) => TimeSource::Rows {
-            column: at(time.name.as_deref().unwrap_or_default()).unwrap_or_default(),
+        Some(column) => TimeSource::Rows {
+            column: columns.binary_search(&column).unwrap_or_default(),
             delay: time.delay,
             late: LateRows::Keep,
         },
@@ -90,47 +87,51 @@ fn scanned<'a>(
             .producers
             .map_or(TimeSource::None, |producers| TimeSource::Producers { producers }),
     };
-    let mut input_columns = columns.clone();
-    if changelog {
-        input_columns.push(all.fields().len());
-    }
-    let times = time
-        .times
-        .iter()
-        .filter_map(|(column, time)| Some((columns.binary_search(column).ok()?, *time)));
-    let columns = DFSchema::try_from_qualified_schema(scan.table_name.clone(), &projected)
-        .map_err(|error| translate(&error, &select.source))?;
-    Ok(Chain {
-        select,
-        request,
-        stages: Vec::new(),
-        rows: Rows {
-            columns,
-            changelog,
-            key: Key::Nothing,
-            partitioned: partitioned.filter(|columns| !columns.is_empty()),
-            times: times.collect(),
-            tasks: definition.partitions(),
-        },
+    let (input_columns, schema) = match rows.changelog {
+        true => {
+            columns.push(all.fields().len());
+            (columns, changelog_schema(&projected))
+        }
+        false => (columns, Arc::new(projected)),
+    };
+    let idle_timeout_ms = definition
+        .stream()
+        .map_or(plan::IDLE_TIMEOUT_MS, |stream| stream.idle_timeout_ms);
+    Ok(Branch {
         part: Part {
             input: Input {
                 topic: definition.topic().into(),
-                partitions: definition.partitions(),
+                partitions: rows.tasks,
                 columns: input_columns,
-                schema: input_schema,
+                schema,
                 time: source,
-                from_latest: request.start == Start::Latest,
-                idle_timeout: Duration::from_millis(
-                    definition
-                        .stream()
-                        .map_or(plan::IDLE_TIMEOUT_MS, |stream| stream.idle_timeout_ms),
-                ),
+                // Changes make sense from the first one on.
+                from_latest: request.start == Start::Latest && !rows.changelog,
+                idle_timeout: Duration::from_millis(idle_timeout_ms),
             },
             operators: Vec::new(),
         },
-        reads: vec![definition.name.clone()],
-        late: output_of_late(definition, snapshot),
+        rows,
+        sources: vec![Source {
+            stage: None,
+            late: output_of_late(definition, snapshot),
+        }],
     })
+}
+
+/// The query that fills a derived stream or a view, as it runs.
+fn filled_by(definition: &Definition, snapshot: &Snapshot, request: &Request) -> Result<Option<Flow>> {
+    let Some(query) = definition.query() else {
+        return Ok(None);
+    };
+    let select = crate::parse::parse_query(&query.sql)?;
+    let request = Request {
+        // The number of its last tasks hangs on it.
+        partitions: Some(definition.partitions()),
+        state: query.state,
+        ..*request
+    };
+    plan::flow(&select, snapshot, &request).map(Some)
 }
 
 /// The event time of a stream.
@@ -138,48 +139,37 @@ fn scanned<'a>(
 struct StreamTime {
     /// The watermark's column, where rows bring the watermark.
     column: Option<usize>,
-    name: Option<String>,
     delay: i64,
     /// The tasks that write the watermark, where a query fills the stream.
     producers: Option<u32>,
     times: BTreeMap<usize, Time>,
 }
 
-fn time_of(definition: &Definition, snapshot: &Snapshot, request: &Request) -> Result<StreamTime> {
+fn time_of(definition: &Definition, flow: Option<&Flow>) -> StreamTime {
     let Some(stream) = definition.stream() else {
-        return Ok(StreamTime::default());
+        return StreamTime::default();
     };
-    if let Some(query) = &stream.query {
-        let select = crate::parse::parse_query(&query.sql)?;
-        let request = Request {
-            // As it runs: the number of its last tasks hangs on it.
-            partitions: Some(stream.partitions),
-            live: false,
-            ..*request
-        };
-        let flow = plan::flow(&select, snapshot, &request)?;
-        let producers = (!flow.times.is_empty()).then_some(flow.tasks);
-        return Ok(StreamTime {
-            producers,
-            times: flow.times,
+    if let Some(flow) = flow {
+        return StreamTime {
+            producers: (!flow.times.is_empty()).then_some(flow.tasks),
+            times: flow.times.clone(),
             ..StreamTime::default()
-        });
+        };
     }
     let Some(watermark) = &stream.watermark else {
-        return Ok(StreamTime::default());
+        return StreamTime::default();
     };
     let column = stream
         .schema
         .columns
         .iter()
         .position(|column| column.name == watermark.column);
-    Ok(StreamTime {
+    StreamTime {
         column,
-        name: Some(watermark.column.clone()),
         delay: watermark.delay,
         producers: None,
         times: column.map(|column| (column, Time::Event)).into_iter().collect(),
-    })
+    }
 }
 
 fn output_of_late(definition: &Definition, snapshot: &Snapshot) -> LateRows {

@@ -171,8 +171,8 @@ fn what_cannot_run_is_refused_with_its_place() {
             "clicks b",
         ),
         (
-            "SELECT price FROM clicks UNION ALL SELECT price FROM clicks",
-            "UNION is not available in continuous queries",
+            "SELECT price FROM clicks EXCEPT SELECT price FROM clicks",
+            "EXCEPT is not available in continuous queries",
             "",
         ),
         (
@@ -252,8 +252,8 @@ fn live_queries_may_follow_views() {
     let names: Vec<_> = schema.fields().iter().map(|field| field.name().as_str()).collect();
     assert_eq!(names, ["user_id", "twice", "$op"]);
     assert_eq!(pipeline.stages[0].input.columns, [0, 1, 2]);
-    let error = live("SELECT count(*) FROM v EMIT CHANGES", &snapshot, "live-1").unwrap_err();
-    assert!(error.message.contains("over a result that changes"), "{error}");
+    let (pipeline, _) = live("SELECT count(*) FROM v EMIT CHANGES", &snapshot, "live-1").unwrap();
+    assert!(pipeline.keeps_state());
     let windows = "SELECT window_start, count(*) AS n FROM TUMBLE(clicks, time_stamp, INTERVAL '1 minute') GROUP BY window_start EMIT CHANGES";
     assert!(live(windows, &snapshot, "live-2").unwrap().1.field(2).name() == "$op");
     live("SELECT * FROM clicks EMIT CHANGES", &snapshot, "l").unwrap();

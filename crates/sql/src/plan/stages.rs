@@ -1,31 +1,33 @@
-//! A logical plan into operators, in the order of the flow.
+//! A logical plan into stages, in the order of the flow.
 //!
-//! The plan of a query without joins and unions is a chain from a scan to the result. It is walked
-//! from the scan on, and what is known of the rows (their columns, which of them hold event time,
-//! which decide the partition, which name a row) is kept in step with the operators.
+//! The plan is walked from its scans on. A scan begins a [`Branch`]; filters, projections and windows add operators to
+//! it; aggregates may cut it, so that rows go on in another stage; and branches meet in a topic that
+//! all of them write.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::{Column, DFSchema, DataFusionError};
 use datafusion::logical_expr::execution_props::ExecutionProps;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::physical_expr::expressions::Column as PhysicalColumn;
 use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
-use headwater_catalog::definition::Start;
+use headwater_catalog::definition::{Start, StateBound};
 use headwater_catalog::snapshot::Snapshot;
 use headwater_engine::plan::{
-    AssignWindows, Filter, Input, LateRows, Operator, Output, Pipeline, Project, Stage, TimeSource, Window,
+    AssignWindows, Filter, Input, NumberCopies, Operator, Output, Pipeline, Stage, TimeSource, Window,
 };
-use headwater_event::op::{OP_COLUMN, changelog_schema};
+use headwater_event::op::changelog_schema;
 use headwater_schema::column::Column as StoredColumn;
 
 use crate::error::{Result, SqlError, find, translate};
 use crate::functions::json;
+use crate::plan::branch::{Branch, Key, Part, Rows, Source, Time};
 use crate::plan::windows::Windows;
-use crate::plan::{self, scan, unexpected};
+use crate::plan::{self, unexpected};
 use crate::statement::Select;
 
 /// What is asked of a query besides its text.
@@ -33,10 +35,9 @@ pub struct Request<'a> {
     /// The pipeline's name.
     pub name: &'a str,
     pub start: Start,
+    pub state: StateBound,
     /// Of internal topics; by default as many as the input has.
     pub partitions: Option<u32>,
-    /// A `SELECT … EMIT CHANGES`: it may follow a view.
-    pub live: bool,
 }
 
 /// A query as stages, but for the last one's output.
@@ -58,150 +59,101 @@ pub struct Flow {
     pub reads: Vec<String>,
 }
 
-/// What names a row of a result.
-#[derive(Clone, Debug, Default)]
-pub enum Key {
-    /// Nothing in it.
-    #[default]
-    Nothing,
-    /// Its window, if it has one, and its groups. Each with where it is among the columns now.
-    Groups {
-        /// The start, and the end (or the last microsecond).
-        window: Option<[Option<usize>; 2]>,
-        groups: Vec<(String, Option<usize>)>,
-    },
-}
-
-/// What a column with event time holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Time {
-    /// What the watermark is about.
-    Event,
-    WindowStart(Window),
-    /// Its end, or its last microsecond.
-    WindowEnd,
-}
-
-/// A stage that is not finished.
-#[derive(Clone, Debug)]
-pub struct Part {
-    pub input: Input,
-    pub operators: Vec<Operator>,
-}
-
-/// A query on its way.
-pub struct Chain<'a> {
+/// The stages of a query as far as they are finished.
+pub struct Stages<'a> {
     pub select: &'a Select,
+    pub snapshot: &'a Snapshot,
     pub request: &'a Request<'a>,
-    pub stages: Vec<Stage>,
-    pub part: Part,
-    pub rows: Rows,
+    done: Vec<Stage>,
+    /// The names of the objects that it reads.
     pub reads: Vec<String>,
-    /// Where late rows go if the query closes windows.
-    pub late: LateRows,
-}
-
-/// What is known of the rows at this point.
-#[derive(Clone, Debug)]
-pub struct Rows {
-    /// The columns as expressions refer to them, without the op column.
-    pub columns: DFSchema,
-    pub changelog: bool,
-    pub key: Key,
-    pub partitioned: Option<Vec<usize>>,
-    pub times: BTreeMap<usize, Time>,
-    pub tasks: u32,
 }
 
 pub fn build(plan: &LogicalPlan, select: &Select, snapshot: &Snapshot, request: &Request) -> Result<Flow> {
-    let mut chain = scan::start(plan, select, snapshot, request)?;
-    chain.node(plan)?;
-    chain.finish(plan.schema())
+    let mut stages = Stages {
+        select,
+        snapshot,
+        request,
+        done: Vec::new(),
+        reads: Vec::new(),
+    };
+    let branch = stages.node(plan)?;
+    stages.finish(branch, plan.schema())
 }
 
-impl Chain<'_> {
-    /// Appends the operators of `plan`.
-    pub fn node(&mut self, plan: &LogicalPlan) -> Result<()> {
+impl Stages<'_> {
+    /// The branch that ends in the rows of `plan`.
+    pub fn node(&mut self, plan: &LogicalPlan) -> Result<Branch> {
         match plan {
-            LogicalPlan::TableScan(_) => Ok(()),
+            LogicalPlan::TableScan(scan) => self.scan(scan),
             LogicalPlan::SubqueryAlias(alias) => {
-                self.node(&alias.input)?;
-                let renamed = DFSchema::try_from_qualified_schema(alias.alias.clone(), self.rows.columns.as_arrow());
-                self.rows.columns = renamed.map_err(|error| self.error(&error))?;
-                Ok(())
+                let mut branch = self.node(&alias.input)?;
+                let renamed = DFSchema::try_from_qualified_schema(alias.alias.clone(), branch.rows.columns.as_arrow());
+                branch.rows.columns = renamed.map_err(|error| self.error(&error))?;
+                Ok(branch)
             }
             LogicalPlan::Filter(filter) => {
-                self.node(&filter.input)?;
-                self.filter(&filter.predicate)
+                let mut branch = self.node(&filter.input)?;
+                self.filter(&mut branch, &filter.predicate)?;
+                Ok(branch)
             }
             LogicalPlan::Projection(projection) => {
-                self.node(&projection.input)?;
-                self.project(&projection.expr, &projection.schema)
+                let mut branch = self.node(&projection.input)?;
+                self.project(&mut branch, &projection.expr, &projection.schema)?;
+                Ok(branch)
             }
             LogicalPlan::Extension(extension) => match extension.node.as_any().downcast_ref::<Windows>() {
                 Some(windows) => {
-                    self.node(&windows.input)?;
-                    self.assign(windows)
+                    let mut branch = self.node(&windows.input)?;
+                    self.assign(&mut branch, windows)?;
+                    Ok(branch)
                 }
                 None => Err(self.refused("this")),
             },
             LogicalPlan::Aggregate(aggregate) => self.aggregate(aggregate),
+            LogicalPlan::Union(union) => self.union(union),
             other => Err(self.refused(&other.display().to_string())),
         }
     }
 
-    pub fn filter(&mut self, predicate: &Expr) -> Result<()> {
-        let predicate = self.physical(predicate)?;
-        self.part.operators.push(Operator::Filter(Filter { predicate }));
+    pub fn filter(&self, branch: &mut Branch, predicate: &Expr) -> Result<()> {
+        let predicate = self.physical(branch, predicate)?;
+        branch.part.operators.push(Operator::Filter(Filter { predicate }));
         Ok(())
     }
 
     /// The rows become these expressions over them.
-    pub fn project(&mut self, expressions: &[Expr], schema: &DFSchema) -> Result<()> {
+    pub fn project(&self, branch: &mut Branch, expressions: &[Expr], schema: &DFSchema) -> Result<()> {
         let mut physical = Vec::with_capacity(expressions.len() + 1);
         let mut from = Vec::with_capacity(expressions.len());
         for expression in expressions {
-            physical.push(self.physical(expression)?);
+            physical.push(self.physical(branch, expression)?);
             let column = match expression.clone().unalias_nested().data {
-                Expr::Column(column) => self.rows.columns.maybe_index_of_column(&column),
+                Expr::Column(column) => branch.rows.columns.maybe_index_of_column(&column),
                 _ => None,
             };
             from.push(column);
         }
-        self.push_project(physical, schema.as_arrow().clone());
-        self.rows.moved(&from);
-        self.rows.columns = schema.clone();
+        branch.push_project(physical, schema.as_arrow().clone());
+        branch.rows.moved(&from);
+        branch.rows.columns = schema.clone();
         Ok(())
     }
 
-    pub fn push_project(&mut self, mut expressions: Vec<Arc<dyn PhysicalExpr>>, schema: Schema) {
-        let mut schema = Arc::new(schema);
-        if self.rows.changelog {
-            expressions.push(Arc::new(PhysicalColumn::new(
-                OP_COLUMN,
-                self.rows.columns.fields().len(),
-            )));
-            schema = changelog_schema(&schema);
-        }
-        self.part
-            .operators
-            .push(Operator::Project(Project { expressions, schema }));
-    }
-
     /// Windows without an aggregate over them.
-    fn assign(&mut self, windows: &Windows) -> Result<()> {
-        if self.rows.changelog {
+    fn assign(&self, branch: &mut Branch, windows: &Windows) -> Result<()> {
+        if branch.rows.changelog {
             return Err(self.refused("a window over a result that changes"));
         }
-        let time_column = self.time_column(windows)?;
-        let time_type = self.rows.columns.field(time_column).data_type().clone();
-        let before = self.rows.columns.clone();
+        let time_column = self.time_column(branch, windows)?;
+        let time_type = branch.rows.columns.field(time_column).data_type().clone();
+        let before = branch.rows.columns.clone();
         let mut fields: Vec<_> = before.fields().iter().cloned().collect();
         for name in plan::windows::WINDOW_COLUMNS {
             fields.push(Arc::new(arrow::datatypes::Field::new(name, time_type.clone(), false)));
         }
         let count = before.fields().len();
-        self.part.operators.push(Operator::AssignWindows(AssignWindows {
+        branch.part.operators.push(Operator::AssignWindows(AssignWindows {
             time_column,
             window: windows.window,
             schema: Arc::new(Schema::new(fields)),
@@ -226,25 +178,25 @@ impl Chain<'_> {
                 Arc::new(PhysicalColumn::new(field.name(), at.unwrap_or_default()))
             });
         let columns = columns.collect();
-        self.push_project(columns, schema.as_arrow().clone());
-        self.rows.times.insert(count, Time::WindowStart(windows.window));
-        self.rows.times.insert(count + 1, Time::WindowEnd);
-        self.rows.times.insert(count + 2, Time::WindowEnd);
-        self.rows.moved(&from);
-        self.rows.columns = schema.as_ref().clone();
+        branch.push_project(columns, schema.as_arrow().clone());
+        branch.rows.times.insert(count, Time::WindowStart(windows.window));
+        branch.rows.times.insert(count + 1, Time::WindowEnd);
+        branch.rows.times.insert(count + 2, Time::WindowEnd);
+        branch.rows.moved(&from);
+        branch.rows.columns = schema.as_ref().clone();
         Ok(())
     }
 
     /// The time column of windows among the rows, if there is a watermark for it.
-    pub fn time_column(&self, windows: &Windows) -> Result<usize> {
+    pub fn time_column(&self, branch: &Branch, windows: &Windows) -> Result<usize> {
         let name = &windows.time.name;
         let place = || find(&self.select.source, name);
-        let at = self
+        let at = branch
             .rows
             .columns
             .maybe_index_of_column(&windows.time)
             .ok_or_else(|| SqlError::internal(format!("the time column {name} is not among the rows")))?;
-        match self.rows.times.get(&at) {
+        match branch.rows.times.get(&at) {
             Some(Time::Event | Time::WindowEnd) => Ok(at),
             Some(Time::WindowStart(inner)) if nests(*inner, windows.window) => Ok(at),
             Some(Time::WindowStart(_)) => Err(SqlError::invalid(format!(
@@ -252,7 +204,7 @@ impl Chain<'_> {
             ))
             .at(place())
             .hint("take window_time (or window_end) of the inner windows for the time")),
-            None if matches!(self.part.input.time, TimeSource::None) => Err(SqlError::invalid(format!(
+            None if matches!(branch.part.input.time, TimeSource::None) => Err(SqlError::invalid(format!(
                 "{} has no WATERMARK, so it is never known when a window is complete",
                 self.reads.join(", ")
             ))
@@ -264,37 +216,106 @@ impl Chain<'_> {
                 "the WATERMARK is not for {name}, so its windows can't be closed"
             ))
             .at(place())
-            .hint(match self.rows.times.is_empty() {
+            .hint(match branch.rows.times.is_empty() {
                 true => "take the column with the event time as it is".to_owned(),
-                false => format!("columns with event time here: {}", self.time_names()),
+                false => format!("columns with event time here: {}", self.time_names(branch)),
             })),
         }
         .map_err(|error| error.or_at_start(&self.select.source))
     }
 
-    fn time_names(&self) -> String {
-        let names: Vec<_> = self
+    fn time_names(&self, branch: &Branch) -> String {
+        let names: Vec<_> = branch
             .rows
             .times
             .keys()
-            .map(|&at| self.rows.columns.field(at).name().clone())
+            .map(|&at| branch.rows.columns.field(at).name().clone())
             .collect();
         names.join(", ")
     }
 
     /// From here on windows close by time: late rows leave the query.
-    pub fn closes_windows(&mut self) {
-        let input = match self.stages.first_mut() {
-            Some(first) => &mut first.input,
-            None => &mut self.part.input,
-        };
-        if let TimeSource::Rows { late, .. } = &mut input.time {
-            *late = self.late.clone();
+    pub fn closes_windows(&mut self, branch: &mut Branch) {
+        for source in &branch.sources {
+            let input = match source.stage {
+                Some(stage) => &mut self.done[stage].input,
+                None => &mut branch.part.input,
+            };
+            if let TimeSource::Rows { late, .. } = &mut input.time {
+                *late = source.late.clone();
+            }
         }
     }
 
-    pub fn physical(&self, expression: &Expr) -> Result<Arc<dyn PhysicalExpr>> {
-        physical(expression, &self.rows.columns).map_err(|error| self.error(&error))
+    /// Ends the stage of a branch: its rows go on through an internal topic, partitioned by these columns.
+    pub fn cut(&mut self, branch: Branch, schema: SchemaRef, partition_by: Vec<usize>) -> Branch {
+        let rows = branch.rows.clone();
+        let partitions = match partition_by.as_slice() {
+            [] => 1,
+            _ => self.request.partitions.unwrap_or(rows.tasks),
+        };
+        self.meet(vec![branch], schema, partition_by, partitions, rows)
+    }
+
+    /// Ends the stages of branches: their rows, which have one schema, go on together through an internal topic. `rows` is
+    /// what is known of them then.
+    pub fn meet(
+        &mut self,
+        branches: Vec<Branch>,
+        schema: SchemaRef,
+        partition_by: Vec<usize>,
+        partitions: u32,
+        mut rows: Rows,
+    ) -> Branch {
+        let topic: Arc<str> = format!("{}.{}", self.request.name, self.done.len()).into();
+        let mut producers = 0;
+        let mut sources = Vec::new();
+        let mut idle_timeout = Duration::ZERO;
+        for branch in branches {
+            let stage = self.done.len();
+            let reads = branch.sources.into_iter().map(|source| Source {
+                stage: source.stage.or(Some(stage)),
+                ..source
+            });
+            sources.extend(reads);
+            idle_timeout = idle_timeout.max(branch.part.input.idle_timeout);
+            let tells_time = !matches!(branch.part.input.time, TimeSource::None);
+            self.done.push(Stage {
+                input: branch.part.input,
+                operators: branch.part.operators,
+                output: Output::Topic {
+                    topic: Arc::clone(&topic),
+                    partitions,
+                    partition_by: partition_by.clone(),
+                    first_producer: producers,
+                },
+            });
+            if tells_time {
+                producers += branch.rows.tasks;
+            }
+        }
+        rows.tasks = partitions;
+        let input = Input {
+            topic,
+            partitions,
+            columns: (0..schema.fields().len()).collect(),
+            schema,
+            time: match producers {
+                0 => TimeSource::None,
+                producers => TimeSource::Producers { producers },
+            },
+            from_latest: false,
+            idle_timeout,
+        };
+        let part = Part {
+            input,
+            operators: Vec::new(),
+        };
+        Branch { part, rows, sources }
+    }
+
+    pub fn physical(&self, branch: &Branch, expression: &Expr) -> Result<Arc<dyn PhysicalExpr>> {
+        physical(expression, &branch.rows.columns).map_err(|error| self.error(&error))
     }
 
     pub fn error(&self, error: &DataFusionError) -> SqlError {
@@ -306,70 +327,46 @@ impl Chain<'_> {
     }
 
     /// The result's columns in their order and as they are kept.
-    fn finish(mut self, result: &DFSchema) -> Result<Flow> {
+    fn finish(self, mut branch: Branch, result: &DFSchema) -> Result<Flow> {
         let columns = stored(result);
         let schema = Schema::new(columns.iter().map(StoredColumn::field).collect::<Vec<_>>());
         let from: Vec<usize> = result
             .columns()
             .iter()
-            .map(|column| self.rows.columns.index_of_column(column))
+            .map(|column| branch.rows.columns.index_of_column(column))
             .collect::<datafusion::common::Result<_>>()
             .map_err(|error| self.error(&error))?;
         let in_order =
-            from.len() == self.rows.columns.fields().len() && from.iter().enumerate().all(|(n, &at)| n == at);
-        let with_op = if self.rows.changelog {
+            from.len() == branch.rows.columns.fields().len() && from.iter().enumerate().all(|(n, &at)| n == at);
+        let with_op = if branch.rows.changelog {
             changelog_schema(&schema)
         } else {
             Arc::new(schema.clone())
         };
-        match self.part.operators.last_mut() {
+        match branch.part.operators.last_mut() {
             Some(Operator::Project(last)) if in_order => last.schema = with_op,
-            None if in_order && self.part.input.schema == with_op => {}
+            None if in_order && branch.part.input.schema == with_op => {}
             _ => {
                 let expressions = from.iter().map(|&at| -> Arc<dyn PhysicalExpr> {
-                    Arc::new(PhysicalColumn::new(self.rows.columns.field(at).name(), at))
+                    Arc::new(PhysicalColumn::new(branch.rows.columns.field(at).name(), at))
                 });
                 let expressions = expressions.collect();
-                self.push_project(expressions, schema);
+                branch.push_project(expressions, schema);
                 let from: Vec<_> = from.into_iter().map(Some).collect();
-                self.rows.moved(&from);
+                branch.rows.moved(&from);
             }
         }
         Ok(Flow {
-            stages: self.stages,
-            last: self.part,
+            stages: self.done,
+            last: branch.part,
             columns,
-            changelog: self.rows.changelog,
-            key: self.rows.key,
-            partitioned: self.rows.partitioned,
-            times: self.rows.times,
-            tasks: self.rows.tasks,
+            changelog: branch.rows.changelog,
+            key: branch.rows.key,
+            partitioned: branch.rows.partitioned,
+            times: branch.rows.times,
+            tasks: branch.rows.tasks,
             reads: self.reads,
         })
-    }
-}
-
-impl Rows {
-    /// Every column `n` is now what was the column `from[n]`, or something new.
-    pub fn moved(&mut self, from: &[Option<usize>]) {
-        let to = |old: usize| from.iter().position(|&from| from == Some(old));
-        if let Key::Groups { window, groups } = &mut self.key {
-            if let Some(window) = window {
-                *window = window.map(|at| at.and_then(to));
-            }
-            for (_, at) in groups {
-                *at = at.and_then(to);
-            }
-        }
-        self.partitioned = self
-            .partitioned
-            .take()
-            .and_then(|columns| columns.into_iter().map(to).collect());
-        let times = from
-            .iter()
-            .enumerate()
-            .filter_map(|(new, old)| Some((new, *self.times.get(old.as_ref()?)?)));
-        self.times = times.collect();
     }
 }
 
@@ -388,6 +385,16 @@ impl Flow {
         Arc::new(Schema::new(
             self.columns.iter().map(StoredColumn::field).collect::<Vec<_>>(),
         ))
+    }
+
+    /// Numbers equal rows, in a column behind the others.
+    pub fn number_copies(&mut self) {
+        let mut fields: Vec<_> = self.stored_schema().fields().iter().cloned().collect();
+        fields.push(Arc::new(Field::new("copy", DataType::UInt32, false)));
+        let schema = changelog_schema(&Schema::new(fields));
+        self.last
+            .operators
+            .push(Operator::NumberCopies(NumberCopies { schema }));
     }
 
     pub fn into_pipeline(self, name: &str, output: Output) -> Pipeline {
