@@ -252,7 +252,7 @@ fn view(create: &CreateView, snapshot: &Snapshot) -> Result<View> {
         partitions: options.partitions,
     };
     let flow = plan::flow(select, snapshot, &request)?;
-    let rows = plan::view_key(&flow, select)?;
+    let rows = plan::output::view_rows(&flow);
     Ok(View {
         key: rows.names,
         partitions: flow.tasks,

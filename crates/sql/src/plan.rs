@@ -31,7 +31,6 @@ use headwater_engine::plan::{Output, Pipeline};
 
 use crate::error::{Kind, Result, SqlError};
 use crate::parse::parse_query;
-use crate::plan::output::ViewRows;
 use crate::plan::stages::{Flow, Request};
 use crate::statement::Select;
 
@@ -60,7 +59,7 @@ pub fn pipeline(definition: &Definition, snapshot: &Snapshot) -> Result<Pipeline
     let mut flow = flow(&select, snapshot, &request)?;
     let output = match &definition.object {
         Object::Stream(stream) => output::to_stream(&flow, definition, stream)?,
-        Object::View(_) => output::to_view(&mut flow, definition, &select)?,
+        Object::View(_) => output::to_view(&mut flow, definition),
     };
     Ok(flow.into_pipeline(&name, output))
 }
@@ -99,11 +98,6 @@ pub fn live_select(select: &Select, snapshot: &Snapshot, name: &str) -> Result<(
 pub(crate) fn flow(select: &Select, snapshot: &Snapshot, request: &Request) -> Result<Flow> {
     let plan = logical::plan(select, snapshot)?;
     stages::build(&plan, select, snapshot, request)
-}
-
-/// The columns of a view that name its rows.
-pub(crate) fn view_key(flow: &Flow, select: &Select) -> Result<ViewRows> {
-    output::view_rows(flow, select)
 }
 
 /// An error about something that a checked query can't hold.

@@ -103,9 +103,7 @@ impl Stages<'_> {
         branch.rows.partitioned = stays.unwrap_or(Some((0..groups).collect()));
         branch.rows.key = Key::Groups {
             window: None,
-            groups: (0..groups)
-                .map(|at| (columns.field(at).name().clone(), Some(at)))
-                .collect(),
+            groups: (0..groups).map(Some).collect(),
         };
         branch.rows.columns = columns;
     }
@@ -179,7 +177,7 @@ impl Stages<'_> {
             None => Some(positions(&groups)),
         };
         branch.rows.partitioned = partitioned.filter(|columns: &Vec<usize>| !columns.is_empty());
-        known_of_windows(&mut branch, aggregate, &groups, windows.window);
+        known_of_windows(&mut branch, &groups, windows.window);
         Ok(branch)
     }
 
@@ -347,17 +345,16 @@ impl Stages<'_> {
     }
 }
 
-fn known_of_windows(branch: &mut Branch, aggregate: &logical_expr::Aggregate, groups: &[Group], window: Window) {
+fn known_of_windows(branch: &mut Branch, groups: &[Group], window: Window) {
     let bound = |wanted: &[usize]| {
         groups
             .iter()
             .position(|group| matches!(group, Group::Window(bound) if wanted.contains(bound)))
     };
     let bounds = [bound(&[0]), bound(&[1, 2])];
-    let named = |at: usize| (aggregate.schema.field(at).name().clone(), Some(at));
     branch.rows.key = Key::Groups {
         window: Some(bounds),
-        groups: positions(groups).into_iter().map(named).collect(),
+        groups: positions(groups).into_iter().map(Some).collect(),
     };
     branch.rows.times = BTreeMap::new();
     for (at, group) in groups.iter().enumerate() {

@@ -35,11 +35,11 @@ pub enum Key {
     /// Nothing in it.
     #[default]
     Nothing,
-    /// Its window, if it has one, and its groups. Each with where it is among the columns now.
+    /// Its window, if it has one, and its groups. Each with where it is among the columns now, if it still is.
     Groups {
         /// The start, and the end (or the last microsecond).
         window: Option<[Option<usize>; 2]>,
-        groups: Vec<(String, Option<usize>)>,
+        groups: Vec<Option<usize>>,
     },
 }
 
@@ -122,7 +122,7 @@ impl Rows {
             if let Some(window) = window {
                 *window = window.map(|at| at.and_then(to));
             }
-            for (_, at) in groups {
+            for at in groups {
                 *at = at.and_then(to);
             }
         }

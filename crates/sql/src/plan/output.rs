@@ -3,10 +3,9 @@
 use headwater_catalog::definition::{Definition, Stream};
 use headwater_engine::plan::{Output, ViewKey};
 
-use crate::error::{Result, SqlError, find};
+use crate::error::{Result, SqlError};
 use crate::plan::branch::Key;
 use crate::plan::stages::Flow;
-use crate::statement::Select;
 
 /// What names the rows of a view.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,66 +33,48 @@ pub fn to_stream(flow: &Flow, definition: &Definition, stream: &Stream) -> Resul
     })
 }
 
-pub fn to_view(flow: &mut Flow, definition: &Definition, select: &Select) -> Result<Output> {
-    let key = view_rows(flow, select)?.key;
+pub fn to_view(flow: &mut Flow, definition: &Definition) -> Output {
+    let key = view_rows(flow).key;
     if key == ViewKey::Copies {
         flow.number_copies();
     }
-    Ok(Output::View {
+    Output::View {
         table: definition.rows_table().into(),
         topic: definition.topic().into(),
         key,
         schema: flow.stored_schema(),
-    })
+    }
 }
 
-/// The columns that name a row of the view that this query makes.
-///
-/// # Errors
-/// A changing result has rows that can't be told apart without one of its groups.
-pub fn view_rows(flow: &Flow, select: &Select) -> Result<ViewRows> {
-    let Key::Groups { window, groups } = &flow.key else {
-        let key = match flow.changelog {
-            true => ViewKey::Copies,
-            false => ViewKey::Position,
-        };
-        return Ok(ViewRows { key, names: None });
-    };
-    let mut columns = Vec::new();
-    let mut missing = Vec::new();
-    if let Some([start, end]) = window {
-        match start.or(*end) {
-            Some(at) => columns.push(at),
-            None => missing.push("window_start"),
-        }
-    }
-    for (name, at) in groups {
-        match at {
-            Some(at) => columns.push(*at),
-            None => missing.push(name.as_str()),
-        }
-    }
-    match missing.first() {
-        None => {
-            let names = columns.iter().map(|&at| flow.columns[at].name.clone()).collect();
-            Ok(ViewRows {
-                key: ViewKey::Columns(columns),
-                names: Some(names),
-            })
-        }
+/// The columns that name a row of the view that this query makes: none where one of its window or groups is not selected.
+pub fn view_rows(flow: &Flow) -> ViewRows {
+    match key_columns(&flow.key) {
+        Some(columns) => ViewRows {
+            names: Some(columns.iter().map(|&at| flow.columns[at].name.clone()).collect()),
+            key: ViewKey::Columns(columns),
+        },
+        None if flow.changelog => ViewRows {
+            key: ViewKey::Copies,
+            names: None,
+        },
         // Final rows need no name: they are only added.
-        Some(_) if !flow.changelog => Ok(ViewRows {
+        None => ViewRows {
             key: ViewKey::Position,
             names: None,
-        }),
-        Some(missing) => {
-            let name = missing.rsplit('.').next().unwrap_or(missing);
-            Err(SqlError::invalid(format!(
-                "the query groups by {name} and doesn't select it, so the view's rows could not be told apart"
-            ))
-            .at(find(&select.source, "group"))
-            .or_at_start(&select.source)
-            .hint(format!("add {name} to the SELECT")))
-        }
+        },
     }
+}
+
+fn key_columns(key: &Key) -> Option<Vec<usize>> {
+    let Key::Groups { window, groups } = key else {
+        return None;
+    };
+    let mut columns = Vec::with_capacity(groups.len() + 1);
+    if let Some([start, end]) = window {
+        columns.push(start.or(*end)?);
+    }
+    for at in groups {
+        columns.push((*at)?);
+    }
+    Some(columns)
 }

@@ -17,7 +17,7 @@ use datafusion::logical_expr::{self, Expr, ExprSchemable, cast, lit};
 use headwater_engine::plan::{Operator, RetractingAggregate, Retraction};
 
 use crate::error::Result;
-use crate::plan::branch::{Branch, Key, schema_of};
+use crate::plan::branch::{Branch, schema_of};
 use crate::plan::stages::Stages;
 
 /// A linear aggregate in terms of counts and sums.
@@ -86,11 +86,6 @@ impl Stages<'_> {
         let mut expressions: Vec<Expr> = (0..groups).map(|at| column("group", at)).collect();
         expressions.append(&mut outputs);
         self.project(&mut branch, &expressions, &aggregate.schema)?;
-        if let Key::Groups { groups, .. } = &mut branch.rows.key {
-            for ((name, _), field) in groups.iter_mut().zip(aggregate.schema.fields()) {
-                name.clone_from(field.name());
-            }
-        }
         Ok(branch)
     }
 
