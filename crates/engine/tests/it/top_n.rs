@@ -202,6 +202,16 @@ fn with_codes(mut story: Story) -> Story {
     story
 }
 
+/// Many rows are equal.
+fn alike(mut story: Story) -> Story {
+    for (_, row) in &mut story.rows {
+        row.time = Some(0);
+        row.code = None;
+        row.value = row.value.map(|value| value % 3);
+    }
+    story
+}
+
 /// No two rows are equal.
 fn distinct(mut story: Story) -> Story {
     for (number, (_, row)) in story.rows.iter_mut().enumerate() {
@@ -216,6 +226,12 @@ proptest! {
     #[test]
     fn with_their_numbers(story in stories(), limit in 1..5u64) {
         check(|story| one_stage(story, first_rows(limit, true), vec![KEY, 5]), by_key(story), &numbered_sql(limit));
+    }
+
+    #[test]
+    fn equal_rows(story in stories(), limit in 1..5u64) {
+        let story = alike(by_key(story));
+        check(|story| one_stage(story, first_rows(limit, true), vec![KEY, 5]), story, &numbered_sql(limit));
     }
 
     #[test]
