@@ -94,6 +94,7 @@ pub enum Operator {
     NumberCopies(NumberCopies),
     TopN(TopN),
     Over(Over),
+    ChangelogOver(ChangelogOver),
 }
 
 /// Keeps the rows for which `predicate` is true. On a changelog as on any batch.
@@ -232,10 +233,31 @@ pub enum WindowFunction {
         reach: FrameReach,
         /// The results for all rows of a group, which come in the order of time. Those of the first rows are not used:
         /// they are there because others look back to them.
-        evaluate: Arc<dyn Fn(&RecordBatch) -> Result<ArrayRef> + Send + Sync>,
+        evaluate: EvaluateGroup,
     },
     /// An aggregate of all rows of the group so far.
     Running(RunningAggregate),
+}
+
+/// Window functions over the rows of a changelog, in any order and with any frame: it keeps every row, and evaluates a
+/// group anew when one of its rows comes or goes. Its output is a changelog.
+#[derive(Clone, Debug)]
+pub struct ChangelogOver {
+    pub partition_by: Vec<usize>,
+    pub order_by: Vec<(usize, SortOptions)>,
+    pub functions: Vec<GroupFunction>,
+    /// The input's columns, the functions' results, the op column.
+    pub schema: SchemaRef,
+}
+
+/// From all rows of a group in their order to a result for each.
+pub type EvaluateGroup = Arc<dyn Fn(&RecordBatch) -> Result<ArrayRef> + Send + Sync>;
+
+/// A function of all rows of a group.
+#[derive(Clone)]
+pub struct GroupFunction {
+    pub name: String,
+    pub evaluate: EvaluateGroup,
 }
 
 /// How far a window function looks back.
@@ -330,6 +352,12 @@ impl Output {
 }
 
 impl fmt::Debug for Aggregate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
+}
+
+impl fmt::Debug for GroupFunction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.name)
     }

@@ -10,6 +10,8 @@
 pub mod accumulation;
 pub mod assign_windows;
 pub mod changelog_aggregate;
+pub mod changelog_over;
+pub mod counted_rows;
 pub mod filter;
 pub mod number_copies;
 pub mod over;
@@ -150,6 +152,7 @@ pub fn build(plan: &plan::Operator, input: &SchemaRef) -> Result<Box<dyn Operato
             Some(closes_by) => Box::new(window_top_n::WindowTopN::new(plan.clone(), closes_by, input.clone())?),
             None => Box::new(top_n::TopN::new(plan.clone(), input)?),
         },
+        plan::Operator::ChangelogOver(plan) => Box::new(changelog_over::ChangelogOver::new(plan.clone(), input)?),
         plan::Operator::Over(plan) => Box::new(over::Over::new(plan.clone(), input.clone())?),
     })
 }
@@ -167,6 +170,7 @@ pub fn output_schema(plan: &plan::Operator, input: &SchemaRef) -> SchemaRef {
         plan::Operator::NumberCopies(plan) => plan.schema.clone(),
         plan::Operator::TopN(plan) => plan.schema.clone(),
         plan::Operator::Over(plan) => plan.schema.clone(),
+        plan::Operator::ChangelogOver(plan) => plan.schema.clone(),
     }
 }
 
@@ -180,6 +184,7 @@ pub fn has_state(plan: &plan::Operator) -> bool {
             | plan::Operator::NumberCopies(_)
             | plan::Operator::TopN(_)
             | plan::Operator::Over(_)
+            | plan::Operator::ChangelogOver(_)
     )
 }
 

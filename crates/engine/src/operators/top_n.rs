@@ -1,8 +1,7 @@
 //! Keeps the first rows of every group in an order, for ever, and emits what changed of them at the end
 //! of each epoch.
 //!
-//! State (see [`crate::keyed`]): under a row's key and bytes (see [`super::row_order`]) stands how often
-//! there is such a row. Where rows are only added, those that fell out of the first `limit` can't come back,
+//! State: the rows by group (see [`super::counted_rows`]) in their order (see [`super::row_order`]). Where rows are only added, those that fell out of the first `limit` can't come back,
 //! and are forgotten: a group has at most `limit` rows then. Where rows can be deleted as well, all are
 //! kept, because a deletion lets the next one in.
 //!
@@ -10,11 +9,7 @@
 //!    one look-up and a comparison of bytes. Only the others are encoded as a whole.
 //! 2. Before a group changes for the first time in an epoch, its first rows are noted.
 //! 3. At the epoch's end those are compared with the first rows as they are then.
-//!
-//! A row whose encoding is too long for a key of the store has the rest of it in the value. Such rows
-//! are told apart by a hash.
 
-use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::sync::Arc;
 
@@ -24,19 +19,13 @@ use arrow::datatypes::{Int8Type, SchemaRef};
 use bytes::Bytes;
 use hashbrown::HashSet;
 use headwater_event::op::{Op, is_changelog};
-use xxhash_rust::xxh3::xxh3_128;
 
+use super::counted_rows::{COMPARED_BYTES_MAX, GROUP_BYTES_MAX, count, cut, insert, remove, too_long, whole};
 use super::row_order::RowOrder;
 use super::{Operator, Rejected, Saved, StateChanges, batch_of};
 use crate::error::Result;
 use crate::keyed::{Group, Keyed, Rows};
 use crate::plan;
-
-/// A group's key and a row's share of the key must fit into a key of the store together.
-const GROUP_BYTES_MAX: usize = 16 * 1024;
-const SUFFIX_BYTES_MAX: usize = 48 * 1024 - 16;
-const HASH_BYTES: usize = 16;
-const COUNT_BYTES: usize = 8;
 
 pub struct TopN {
     plan: plan::TopN,
@@ -91,12 +80,12 @@ impl TopN {
             }
             let group = self.keyed.group(key)?;
             let lead = leads.get(row);
-            let lead = &lead[..lead.len().min(SUFFIX_BYTES_MAX - HASH_BYTES)];
+            let lead = &lead[..lead.len().min(COMPARED_BYTES_MAX)];
             if threshold(group.rows(), self.plan.limit).is_none_or(|last| lead <= last) {
                 hopeful.push(row as u32);
             }
         }
-        self.reject(batch, unfit)?;
+        self.rejected.extend(too_long(batch, unfit)?);
         if hopeful.is_empty() {
             return Ok(());
         }
@@ -152,17 +141,7 @@ impl TopN {
                 false => remove(&mut group, &suffix),
             }
         }
-        self.reject(batch, unfit)
-    }
-
-    fn reject(&mut self, batch: &RecordBatch, rows: Vec<u32>) -> Result<()> {
-        if !rows.is_empty() {
-            self.rejected.push(Rejected {
-                reason: "key_too_long",
-                detail: format!("the row's group takes more than {GROUP_BYTES_MAX} bytes"),
-                rows: take_record_batch(batch, &UInt32Array::from(rows))?,
-            });
-        }
+        self.rejected.extend(too_long(batch, unfit)?);
         Ok(())
     }
 
@@ -255,25 +234,6 @@ fn first(rows: &Rows, limit: u64) -> Vec<Ranked> {
     first
 }
 
-fn insert(group: &mut Group<'_>, suffix: &[u8], tail: &[u8]) {
-    let known = group.rows().get(suffix).map_or(0, |value| count(value));
-    group.put(Bytes::copy_from_slice(suffix), counted(known + 1, tail));
-}
-
-/// A row that is not there was rejected when it came, or its insertion was.
-fn remove(group: &mut Group<'_>, suffix: &[u8]) {
-    let Some(value) = group.rows().get(suffix).cloned() else {
-        return;
-    };
-    match count(&value) {
-        0 | 1 => drop(group.remove(suffix)),
-        several => group.put(
-            Bytes::copy_from_slice(suffix),
-            counted(several - 1, &value[COUNT_BYTES..]),
-        ),
-    }
-}
-
 /// Lets the last row go if there are more than `limit`.
 fn drop_last(group: &mut Group<'_>, limit: u64) {
     let rows = group.rows();
@@ -283,39 +243,6 @@ fn drop_last(group: &mut Group<'_>, limit: u64) {
     let last = rows.iter().next_back().map(|(suffix, _)| suffix.clone());
     if let Some(last) = last {
         remove(group, &last);
-    }
-}
-
-fn count(value: &[u8]) -> u64 {
-    value
-        .first_chunk::<COUNT_BYTES>()
-        .map_or(0, |count| u64::from_be_bytes(*count))
-}
-
-fn counted(count: u64, tail: &[u8]) -> Bytes {
-    const ONE: [u8; COUNT_BYTES] = 1u64.to_be_bytes();
-    if count == 1 && tail.is_empty() {
-        return Bytes::from_static(&ONE);
-    }
-    [&count.to_be_bytes(), tail].concat().into()
-}
-
-/// A row's bytes as a suffix and what has no room there.
-fn cut(row: &[u8]) -> (Cow<'_, [u8]>, &[u8]) {
-    if row.len() <= SUFFIX_BYTES_MAX {
-        return (row.into(), &[]);
-    }
-    let (head, tail) = row.split_at(SUFFIX_BYTES_MAX - HASH_BYTES);
-    ([head, &xxh3_128(tail).to_be_bytes()].concat().into(), tail)
-}
-
-/// The other way round.
-fn whole(suffix: &Bytes, value: &[u8]) -> Bytes {
-    match value.get(COUNT_BYTES..) {
-        None | Some([]) => suffix.clone(),
-        Some(tail) => [&suffix[..suffix.len().saturating_sub(HASH_BYTES)], tail]
-            .concat()
-            .into(),
     }
 }
 

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::{FieldRef, Schema};
+use arrow::compute::SortOptions;
+use arrow::datatypes::{FieldRef, Schema, SchemaRef};
 use datafusion::datasource::MemTable;
 use datafusion::execution::context::ExecutionProps;
 use datafusion::functions_aggregate::count::count_udaf;
@@ -13,11 +14,15 @@ use datafusion::physical_expr::aggregate::AggregateExprBuilder;
 use datafusion::physical_expr::window::WindowExpr;
 use datafusion::physical_planner::create_window_expr;
 use datafusion::prelude::{Expr, SessionContext, col};
-use headwater_engine::plan::{FrameReach, Operator, Over, Pipeline, RunningAggregate, ViewKey, WindowFunction};
+use headwater_engine::plan::{
+    ChangelogOver, FrameReach, GroupFunction, Operator, Over, Pipeline, RunningAggregate, ViewKey, WindowFunction,
+};
+use headwater_event::op::changelog_schema;
 use proptest::prelude::*;
 
-use crate::oracle::{Story, by_key, check, from_stream, stories};
+use crate::oracle::{Story, by_key, check, from_stream, grouped, stories};
 use crate::support::*;
+use crate::top_n::{changelog_stages, with_codes};
 
 /// Functions as in SQL, without the order, and how far they look back. Rows of the same time are told apart by
 /// their code where `FrameReach` is in rows.
@@ -76,8 +81,12 @@ fn frame(name: &str, frame: &str, reach: FrameReach) -> (FieldRef, WindowFunctio
 }
 
 fn window_expression(sql: &str) -> Arc<dyn WindowExpr> {
+    window_expressions(sql, &schema()).remove(0)
+}
+
+fn window_expressions(sql: &str, schema: &SchemaRef) -> Vec<Arc<dyn WindowExpr>> {
     let context = SessionContext::new();
-    let table = MemTable::try_new(schema(), vec![vec![]]).unwrap();
+    let table = MemTable::try_new(schema.clone(), vec![vec![]]).unwrap();
     context.register_table("events", Arc::new(table)).unwrap();
     let sql = format!("SELECT {sql} FROM events");
     let plan = futures::executor::block_on(context.sql(&sql))
@@ -95,13 +104,11 @@ fn window_expression(sql: &str) -> Arc<dyn WindowExpr> {
     let LogicalPlan::Window(window) = projection.input.as_ref() else {
         panic!("not a window")
     };
-    create_window_expr(
-        &window.window_expr[0],
-        window.input.schema(),
-        &ExecutionProps::new(),
-        &PhysicalPlanningContext::default(),
-    )
-    .unwrap()
+    let built = window.window_expr.iter().map(|function| {
+        let (properties, context) = (ExecutionProps::new(), PhysicalPlanningContext::default());
+        create_window_expr(function, window.input.schema(), &properties, &context).unwrap()
+    });
+    built.collect()
 }
 
 fn running(
@@ -185,6 +192,56 @@ fn numbered(mut story: Story) -> Story {
     story
 }
 
+/// Counts by key and code, and what functions give over the counts of every code, which change.
+const OVER_COUNTS: &str = "sum(rows) OVER (PARTITION BY code ORDER BY least, key NULLS FIRST ROWS BETWEEN 2 PRECEDING AND 1 FOLLOWING), \
+     row_number() OVER (PARTITION BY code ORDER BY least, key NULLS FIRST), \
+     lead(total) OVER (PARTITION BY code ORDER BY least, key NULLS FIRST)";
+
+fn over_counts(story: &Story) -> Pipeline {
+    let (partial, whole, _) = grouped(&["key", "code"]);
+    let Operator::ChangelogAggregate(plan) = &whole else {
+        panic!("not an aggregate")
+    };
+    let counts = plan.schema.clone();
+    let data = Arc::new(Schema::new(counts.fields()[..counts.fields().len() - 1].to_vec()));
+    let mut fields = data.fields().to_vec();
+    let mut functions = Vec::new();
+    for number in 0..3 {
+        let built = window_expressions(OVER_COUNTS, &data).remove(number);
+        let field = built
+            .field()
+            .unwrap()
+            .as_ref()
+            .clone()
+            .with_name(format!("result {number}"));
+        fields.push(Arc::new(field));
+        functions.push(GroupFunction {
+            name: format!("function {number}"),
+            evaluate: Arc::new(move |rows| built.evaluate(rows)),
+        });
+    }
+    let ascending = SortOptions {
+        descending: false,
+        nulls_first: false,
+    };
+    let over = ChangelogOver {
+        partition_by: vec![1],
+        order_by: vec![(4, ascending), (0, SortOptions::default())],
+        functions,
+        schema: changelog_schema(&Schema::new(fields)),
+    };
+    let view = to_view(&over.schema, ViewKey::Columns(vec![0, 1]));
+    changelog_stages(
+        story,
+        partial,
+        whole,
+        counts,
+        vec![1],
+        Operator::ChangelogOver(over),
+        view,
+    )
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -202,6 +259,16 @@ proptest! {
         };
         let sql = format!("SELECT *, {name} OVER (PARTITION BY key ORDER BY {order} {words}) FROM events");
         check(|story| over(story, vec![frame(name, words, reach)]), numbered(by_key(story)), &sql);
+    }
+
+    #[test]
+    fn rows_that_change(story in stories()) {
+        let sql = format!(
+            "SELECT *, {OVER_COUNTS} FROM (SELECT key, code, count(*) AS rows, sum(v) AS total, min(v) AS least, {rest} \
+             FROM events GROUP BY key, code)",
+            rest = ORACLE_AGGREGATES.strip_prefix("count(*), sum(v), min(v), ").unwrap()
+        );
+        check(over_counts, with_codes(story), &sql);
     }
 
     #[test]

@@ -86,16 +86,17 @@ fn over_a_changelog(story: &Story, row_number: bool) -> Pipeline {
         false => vec![0, 1],
     };
     let view = to_view(&top.schema, ViewKey::Columns(key));
-    three_stages(story, partial, whole, counts, vec![1], top, view)
+    changelog_stages(story, partial, whole, counts, vec![1], Operator::TopN(top), view)
 }
 
-fn three_stages(
+/// The third stage has one operator, over what the second puts out.
+pub fn changelog_stages(
     story: &Story,
     partial: PartialAggregate,
     whole: Operator,
     between: SchemaRef,
     partition_by: Vec<usize>,
-    top: TopN,
+    last: Operator,
     view: Output,
 ) -> Pipeline {
     let to = |topic: &str, partition_by| Output::Topic {
@@ -117,7 +118,7 @@ fn three_stages(
             vec![whole],
             to("query-1.1", partition_by),
         ),
-        stage(from("query-1.1", between, 2), vec![Operator::TopN(top)], view),
+        stage(from("query-1.1", between, 2), vec![last], view),
     ])
 }
 
@@ -138,13 +139,13 @@ fn over_windows(story: &Story, window: Window, emit_changes: bool) -> Pipeline {
         schema: result_schema(&between, true, false),
     };
     let view = to_view(&top.schema, ViewKey::Position);
-    three_stages(
+    changelog_stages(
         story,
         partial,
         Operator::WindowAggregate(whole),
         between,
         vec![0, 1],
-        top,
+        Operator::TopN(top),
         view,
     )
 }
@@ -195,7 +196,7 @@ fn rows_in_windows_sql(columns: &str) -> String {
 }
 
 /// Rows that end a story have no code, and would be among the first rows of those without one.
-fn with_codes(mut story: Story) -> Story {
+pub fn with_codes(mut story: Story) -> Story {
     for (_, row) in &mut story.rows {
         row.code.get_or_insert(9);
     }
