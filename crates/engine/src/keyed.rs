@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use hashbrown::HashMap;
-use hashbrown::hash_map::Entry;
+use hashbrown::hash_map::EntryRef;
 use headwater_log::StateTable;
 
 use crate::error::Result;
@@ -78,21 +78,22 @@ impl Keyed {
     }
 
     /// The group of a key, from the cache or the table; without rows where there is none.
-    pub fn group<'a>(&'a mut self, key: &'a Bytes) -> Result<Group<'a>> {
+    pub fn group<'a>(&'a mut self, key: &'a [u8]) -> Result<Group<'a>> {
         let prefix = Prefix {
             partition: self.partition,
             key,
         };
-        let rows = match self.young.entry(key.clone()) {
-            Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(place) => {
+        let rows = match self.young.entry_ref(key) {
+            EntryRef::Occupied(known) => known.into_mut(),
+            EntryRef::Vacant(place) => {
                 let rows = match (self.old.remove(key), &self.table) {
                     (Some(rows), _) => rows,
                     (None, Some(table)) if !self.is_complete => load(&**table, prefix)?,
                     (None, _) => Rows::default(),
                 };
                 self.young_bytes += GROUP_BYTES + key.len() + rows.bytes();
-                place.insert(rows)
+                // A copy: what the key was cut from may be much larger.
+                place.insert_with_key(Bytes::copy_from_slice(key), rows)
             }
         };
         Ok(Group {

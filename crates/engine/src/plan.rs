@@ -8,8 +8,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arrow::array::{ArrayRef, RecordBatch};
+use arrow::compute::SortOptions;
 use arrow::datatypes::{FieldRef, SchemaRef};
 use datafusion_common::Result;
+use datafusion_expr_common::accumulator::Accumulator;
 use datafusion_expr_common::groups_accumulator::GroupsAccumulator;
 use datafusion_physical_expr_common::physical_expr::PhysicalExpr;
 use headwater_event::clock::Micros;
@@ -89,6 +92,9 @@ pub enum Operator {
     ChangelogAggregate(ChangelogAggregate),
     RetractingAggregate(RetractingAggregate),
     NumberCopies(NumberCopies),
+    TopN(TopN),
+    Over(Over),
+    ChangelogOver(ChangelogOver),
 }
 
 /// Keeps the rows for which `predicate` is true. On a changelog as on any batch.
@@ -189,6 +195,89 @@ pub struct NumberCopies {
     pub schema: SchemaRef,
 }
 
+/// Keeps for every group the first rows in an order: `ROW_NUMBER() OVER (PARTITION BY … ORDER BY …) <= limit`. Rows
+/// that the order leaves open follow their row encoding. Its input may be a changelog.
+#[derive(Clone, Debug)]
+pub struct TopN {
+    pub partition_by: Vec<usize>,
+    pub order_by: Vec<(usize, SortOptions)>,
+    pub limit: u64,
+    /// Append the number (UInt64) as a column behind the others.
+    pub row_number: bool,
+    /// Rows come in windows: a group is complete when the watermark passes this time column's value, comes out once
+    /// then, and is forgotten.
+    pub closes_by: Option<usize>,
+    /// The input's columns, the number, and the op column unless groups come out once.
+    pub schema: SchemaRef,
+}
+
+/// Window functions over the rows of a group in the order of event time (`OVER`). A row comes out once, with the
+/// functions' results behind its columns, when the watermark has passed its time.
+#[derive(Clone, Debug)]
+pub struct Over {
+    pub partition_by: Vec<usize>,
+    pub time_column: usize,
+    /// The columns that functions read, the time column among them. Functions see these alone.
+    pub reads: Vec<usize>,
+    pub time_among_reads: usize,
+    pub functions: Vec<WindowFunction>,
+    pub schema: SchemaRef,
+}
+
+#[derive(Clone)]
+pub enum WindowFunction {
+    /// A function of rows that are not far before its own.
+    Frame {
+        /// As people know it, `lag(price)`.
+        name: String,
+        reach: FrameReach,
+        /// The results for all rows of a group, which come in the order of time. Those of the first rows are not used:
+        /// they are there because others look back to them.
+        evaluate: EvaluateGroup,
+    },
+    /// An aggregate of all rows of the group so far.
+    Running(RunningAggregate),
+}
+
+/// Window functions over the rows of a changelog, in any order and with any frame: it keeps every row, and evaluates a
+/// group anew when one of its rows comes or goes. Its output is a changelog.
+#[derive(Clone, Debug)]
+pub struct ChangelogOver {
+    pub partition_by: Vec<usize>,
+    pub order_by: Vec<(usize, SortOptions)>,
+    pub functions: Vec<GroupFunction>,
+    /// The input's columns, the functions' results, the op column.
+    pub schema: SchemaRef,
+}
+
+/// From all rows of a group in their order to a result for each.
+pub type EvaluateGroup = Arc<dyn Fn(&RecordBatch) -> Result<ArrayRef> + Send + Sync>;
+
+/// A function of all rows of a group.
+#[derive(Clone)]
+pub struct GroupFunction {
+    pub name: String,
+    pub evaluate: EvaluateGroup,
+}
+
+/// How far a window function looks back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FrameReach {
+    Rows(usize),
+    Time(Micros),
+}
+
+#[derive(Clone)]
+pub struct RunningAggregate {
+    pub name: String,
+    pub arguments: Vec<Arc<dyn PhysicalExpr>>,
+    pub filter: Option<Arc<dyn PhysicalExpr>>,
+    pub state_fields: Vec<FieldRef>,
+    /// Whether a row's result covers all rows of its time (`RANGE`), or only those up to itself (`ROWS`).
+    pub with_peers: bool,
+    pub accumulator: Arc<dyn Fn() -> Result<Box<dyn Accumulator>> + Send + Sync>,
+}
+
 /// An aggregate function over its arguments.
 #[derive(Clone)]
 pub struct Aggregate {
@@ -265,5 +354,26 @@ impl Output {
 impl fmt::Debug for Aggregate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.name)
+    }
+}
+
+impl fmt::Debug for GroupFunction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
+}
+
+impl fmt::Debug for WindowFunction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl WindowFunction {
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Frame { name, .. } => name,
+            Self::Running(running) => &running.name,
+        }
     }
 }

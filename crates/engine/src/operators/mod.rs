@@ -10,14 +10,21 @@
 pub mod accumulation;
 pub mod assign_windows;
 pub mod changelog_aggregate;
+pub mod changelog_over;
+pub mod counted_rows;
 pub mod filter;
 pub mod number_copies;
+pub mod over;
 pub mod partial_aggregate;
 pub mod parts;
+pub mod pending;
 pub mod project;
 pub mod retracting_aggregate;
+pub mod row_order;
 pub mod salvage;
+pub mod top_n;
 pub mod window_aggregate;
+pub mod window_top_n;
 pub mod windows;
 
 use std::sync::Arc;
@@ -141,6 +148,12 @@ pub fn build(plan: &plan::Operator, input: &SchemaRef) -> Result<Box<dyn Operato
             Box::new(retracting_aggregate::RetractingAggregate::new(plan.clone(), input)?)
         }
         plan::Operator::NumberCopies(plan) => Box::new(number_copies::NumberCopies::new(plan.clone(), input)?),
+        plan::Operator::TopN(plan) => match plan.closes_by {
+            Some(closes_by) => Box::new(window_top_n::WindowTopN::new(plan.clone(), closes_by, input.clone())?),
+            None => Box::new(top_n::TopN::new(plan.clone(), input)?),
+        },
+        plan::Operator::ChangelogOver(plan) => Box::new(changelog_over::ChangelogOver::new(plan.clone(), input)?),
+        plan::Operator::Over(plan) => Box::new(over::Over::new(plan.clone(), input.clone())?),
     })
 }
 
@@ -155,6 +168,9 @@ pub fn output_schema(plan: &plan::Operator, input: &SchemaRef) -> SchemaRef {
         plan::Operator::ChangelogAggregate(plan) => plan.schema.clone(),
         plan::Operator::RetractingAggregate(plan) => plan.schema.clone(),
         plan::Operator::NumberCopies(plan) => plan.schema.clone(),
+        plan::Operator::TopN(plan) => plan.schema.clone(),
+        plan::Operator::Over(plan) => plan.schema.clone(),
+        plan::Operator::ChangelogOver(plan) => plan.schema.clone(),
     }
 }
 
@@ -166,12 +182,19 @@ pub fn has_state(plan: &plan::Operator) -> bool {
             | plan::Operator::ChangelogAggregate(_)
             | plan::Operator::RetractingAggregate(_)
             | plan::Operator::NumberCopies(_)
+            | plan::Operator::TopN(_)
+            | plan::Operator::Over(_)
+            | plan::Operator::ChangelogOver(_)
     )
 }
 
 /// Whether the operator holds rows back until the watermark has passed them.
 pub fn closes_by_time(plan: &plan::Operator) -> bool {
-    matches!(plan, plan::Operator::WindowAggregate(_))
+    match plan {
+        plan::Operator::WindowAggregate(_) | plan::Operator::Over(_) => true,
+        plan::Operator::TopN(plan) => plan.closes_by.is_some(),
+        _ => false,
+    }
 }
 
 fn evaluate(expression: &Arc<dyn PhysicalExpr>, batch: &RecordBatch) -> Result<ArrayRef> {

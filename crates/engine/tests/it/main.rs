@@ -5,8 +5,10 @@
 mod failures;
 mod faults;
 mod oracle;
+mod over;
 mod poison;
 mod support;
 mod time;
+mod top_n;
 mod touchy;
 mod trim;

@@ -17,7 +17,7 @@ use proptest::prelude::*;
 use crate::support::*;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Then {
+pub enum Then {
     Nothing,
     CatchUp,
     Restart,
@@ -25,13 +25,13 @@ enum Then {
 }
 
 #[derive(Clone, Debug)]
-struct Story {
-    partitions: u32,
-    rows: Vec<(u32, Row)>,
-    batches: Vec<(usize, Then)>,
+pub struct Story {
+    pub partitions: u32,
+    pub rows: Vec<(u32, Row)>,
+    pub batches: Vec<(usize, Then)>,
 }
 
-fn stories() -> impl Strategy<Value = Story> {
+pub fn stories() -> impl Strategy<Value = Story> {
     let key = prop_oneof![
         1 => Just(None),
         8 => (0..6u8).prop_map(|key| Some(if key == 0 { String::new() } else { format!("k{key}") })),
@@ -70,7 +70,7 @@ fn stories() -> impl Strategy<Value = Story> {
 
 /// Rows to the partition of their key, as for a stream with `PARTITION BY key`. In one order of
 /// time, which every partition then keeps to.
-fn by_key(mut story: Story) -> Story {
+pub fn by_key(mut story: Story) -> Story {
     let keys: ArrayRef = Arc::new(
         story
             .rows
@@ -138,7 +138,7 @@ async fn oracle(story: &Story, sql: &str) -> Vec<String> {
     sorted(batches.iter().flat_map(texts).collect())
 }
 
-fn check(pipeline: impl FnOnce(&Story) -> Pipeline, story: Story, sql: &str) {
+pub fn check(pipeline: impl FnOnce(&Story) -> Pipeline, story: Story, sql: &str) {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
@@ -163,7 +163,7 @@ fn check_on_disk(pipeline: impl FnOnce(&Story) -> Pipeline, story: Story, sql: &
     });
 }
 
-fn windowed(window: Window) -> (PartialAggregate, WindowAggregate) {
+pub fn windowed(window: Window) -> (PartialAggregate, WindowAggregate) {
     let key = || Field::new("key", DataType::Utf8, true);
     let partial = PartialAggregate {
         window: Some((0, window)),
@@ -182,7 +182,7 @@ fn windowed(window: Window) -> (PartialAggregate, WindowAggregate) {
     (partial, whole)
 }
 
-fn from_stream(story: &Story) -> headwater_engine::plan::Input {
+pub fn from_stream(story: &Story) -> headwater_engine::plan::Input {
     input("events", story.partitions, schema(), time_from_rows(LateRows::Drop))
 }
 
@@ -344,7 +344,7 @@ proptest! {
     }
 }
 
-fn grouped(columns: &[&str]) -> (PartialAggregate, Operator, Output) {
+pub fn grouped(columns: &[&str]) -> (PartialAggregate, Operator, Output) {
     let fields = || {
         columns
             .iter()
