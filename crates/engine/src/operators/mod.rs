@@ -11,6 +11,7 @@ pub mod accumulation;
 pub mod assign_windows;
 pub mod changelog_aggregate;
 pub mod filter;
+pub mod join;
 pub mod number_copies;
 pub mod partial_aggregate;
 pub mod parts;
@@ -59,6 +60,12 @@ pub trait Operator: Send {
     /// Takes the state as of the last commit. Called once, before anything else.
     fn restore(&mut self, _saved: &Saved) -> Result<()> {
         Ok(())
+    }
+
+    /// How far below the watermark the times of the rows may lie that it hands on: what comes behind
+    /// it is given a watermark that is so much lower.
+    fn delay(&self) -> Micros {
+        0
     }
 
     /// Rows that came too late for every window they belong to, since it was last asked.
@@ -141,6 +148,7 @@ pub fn build(plan: &plan::Operator, input: &SchemaRef) -> Result<Box<dyn Operato
             Box::new(retracting_aggregate::RetractingAggregate::new(plan.clone(), input)?)
         }
         plan::Operator::NumberCopies(plan) => Box::new(number_copies::NumberCopies::new(plan.clone(), input)?),
+        plan::Operator::Join(plan) => join::build(plan.clone(), input)?,
     })
 }
 
@@ -155,6 +163,7 @@ pub fn output_schema(plan: &plan::Operator, input: &SchemaRef) -> SchemaRef {
         plan::Operator::ChangelogAggregate(plan) => plan.schema.clone(),
         plan::Operator::RetractingAggregate(plan) => plan.schema.clone(),
         plan::Operator::NumberCopies(plan) => plan.schema.clone(),
+        plan::Operator::Join(plan) => plan.schema.clone(),
     }
 }
 
@@ -166,12 +175,17 @@ pub fn has_state(plan: &plan::Operator) -> bool {
             | plan::Operator::ChangelogAggregate(_)
             | plan::Operator::RetractingAggregate(_)
             | plan::Operator::NumberCopies(_)
+            | plan::Operator::Join(_)
     )
 }
 
 /// Whether the operator holds rows back until the watermark has passed them.
 pub fn closes_by_time(plan: &plan::Operator) -> bool {
-    matches!(plan, plan::Operator::WindowAggregate(_))
+    match plan {
+        plan::Operator::WindowAggregate(_) => true,
+        plan::Operator::Join(join) => join.reach.is_some(),
+        _ => false,
+    }
 }
 
 fn evaluate(expression: &Arc<dyn PhysicalExpr>, batch: &RecordBatch) -> Result<ArrayRef> {
