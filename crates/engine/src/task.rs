@@ -376,20 +376,14 @@ impl<'a> Task<'a> {
             EventTime::Rows(_) => self.idle && !self.closes_windows(),
             EventTime::Producers(_) => false,
         };
-<<<<<<< HEAD
         let first = match self.is.stage.output {
             Output::Topic { first_producer, .. } => first_producer,
             Output::View { .. } => 0,
         };
-        Some(Progress {
-            producer: first + self.is.partition,
-            watermark: self.time.watermark(),
-=======
         let watermark = self.time.watermark();
         Some(Progress {
-            producer: self.is.partition,
+            producer: first + self.is.partition,
             watermark: watermark.map(|watermark| watermark.saturating_sub(self.chain.delay())),
->>>>>>> cc20c97 (Join: two inputs that meet by key, for ever or within reach in event time)
             idle,
         })
     }
