@@ -46,6 +46,7 @@ impl Chain {
     ) -> Result<Self> {
         let mut steps = Vec::with_capacity(stage.operators.len());
         let mut schema = stage.input.schema.clone();
+        let mut watermark = watermark;
         for (place, plan) in stage.operators.iter().enumerate() {
             let mut operator = build(plan, &schema)?;
             let mut state = None;
@@ -61,6 +62,7 @@ impl Chain {
                 state = Some((name, table));
             }
             schema = output_schema(plan, &schema);
+            watermark = watermark.map(|watermark| watermark.saturating_sub(operator.delay()));
             steps.push(Step { operator, state });
         }
         Ok(Self { partition, steps })
@@ -124,7 +126,7 @@ impl Chain {
     /// Ends the epoch.
     pub fn finish(
         &mut self,
-        watermark: Option<Micros>,
+        mut watermark: Option<Micros>,
         out: &mut Vec<RecordBatch>,
         rejections: &mut Vec<Rejection>,
     ) -> Result<()> {
@@ -141,6 +143,7 @@ impl Chain {
             if let Some(watermark) = watermark {
                 step.operator.advance(watermark, &mut next)?;
             }
+            watermark = watermark.map(|watermark| watermark.saturating_sub(step.operator.delay()));
             carried = next;
         }
         out.append(&mut carried);
@@ -167,6 +170,11 @@ impl Chain {
             }
         }
         Ok(writes)
+    }
+
+    /// How far below the watermark the times of the stage's rows may lie.
+    pub fn delay(&self) -> Micros {
+        self.steps.iter().map(|step| step.operator.delay()).sum()
     }
 
     pub fn take_late(&mut self) -> u64 {

@@ -95,6 +95,7 @@ pub enum Operator {
     TopN(TopN),
     Over(Over),
     ChangelogOver(ChangelogOver),
+    Join(Join),
 }
 
 /// Keeps the rows for which `predicate` is true. On a changelog as on any batch.
@@ -276,6 +277,55 @@ pub struct RunningAggregate {
     /// Whether a row's result covers all rows of its time (`RANGE`), or only those up to itself (`ROWS`).
     pub with_peers: bool,
     pub accumulator: Arc<dyn Fn() -> Result<Box<dyn Accumulator>> + Send + Sync>,
+}
+
+/// Joins two inputs that come through one topic, by equal keys. Its input has the side of every row
+/// first (Int8: 0 left, 1 right), then columns that both sides share as slots, and the op column if either side
+/// is a changelog. A key with a NULL in it matches nothing.
+///
+/// The result is a changelog if an input is, or if unmatched rows are part of it and there is no `reach`: then
+/// they come at once, and go when a match comes. With a reach they come when nothing can match them any more.
+#[derive(Clone, Debug)]
+pub struct Join {
+    pub left: JoinSide,
+    pub right: JoinSide,
+    pub kind: JoinKind,
+    /// Over the left columns, then the right ones: must be true for a pair to match.
+    pub filter: Option<Arc<dyn PhysicalExpr>>,
+    /// What is out of reach is dropped as the watermark passes. Not for changelogs.
+    pub reach: Option<Reach>,
+    /// The left columns, then the right ones (of a semi or anti join the left ones alone); the op column
+    /// if the result is a changelog.
+    pub schema: SchemaRef,
+}
+
+#[derive(Clone, Debug)]
+pub struct JoinSide {
+    /// Its columns in the input, in their order.
+    pub columns: Vec<usize>,
+    /// Which of its own columns have to equal the other side's, in the same order and of the same types.
+    pub keys: Vec<usize>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JoinKind {
+    Inner,
+    Left,
+    Right,
+    Full,
+    LeftSemi,
+    LeftAnti,
+}
+
+/// A left row of time `l` and a right row of time `r` match only if `l + lower <= r <= l + upper`. A row without
+/// a time matches nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reach {
+    /// The time columns, each among its side's own.
+    pub left: usize,
+    pub right: usize,
+    pub lower: Micros,
+    pub upper: Micros,
 }
 
 /// An aggregate function over its arguments.

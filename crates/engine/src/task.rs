@@ -380,9 +380,10 @@ impl<'a> Task<'a> {
             Output::Topic { first_producer, .. } => first_producer,
             Output::View { .. } => 0,
         };
+        let watermark = self.time.watermark();
         Some(Progress {
             producer: first + self.is.partition,
-            watermark: self.time.watermark(),
+            watermark: watermark.map(|watermark| watermark.saturating_sub(self.chain.delay())),
             idle,
         })
     }

@@ -13,6 +13,7 @@ pub mod changelog_aggregate;
 pub mod changelog_over;
 pub mod counted_rows;
 pub mod filter;
+pub mod join;
 pub mod number_copies;
 pub mod over;
 pub mod partial_aggregate;
@@ -66,6 +67,12 @@ pub trait Operator: Send {
     /// Takes the state as of the last commit. Called once, before anything else.
     fn restore(&mut self, _saved: &Saved) -> Result<()> {
         Ok(())
+    }
+
+    /// How far below the watermark the times of the rows may lie that it hands on: what comes behind
+    /// it is given a watermark that is so much lower.
+    fn delay(&self) -> Micros {
+        0
     }
 
     /// Rows that came too late for every window they belong to, since it was last asked.
@@ -154,6 +161,7 @@ pub fn build(plan: &plan::Operator, input: &SchemaRef) -> Result<Box<dyn Operato
         },
         plan::Operator::ChangelogOver(plan) => Box::new(changelog_over::ChangelogOver::new(plan.clone(), input)?),
         plan::Operator::Over(plan) => Box::new(over::Over::new(plan.clone(), input.clone())?),
+        plan::Operator::Join(plan) => join::build(plan.clone(), input)?,
     })
 }
 
@@ -171,6 +179,7 @@ pub fn output_schema(plan: &plan::Operator, input: &SchemaRef) -> SchemaRef {
         plan::Operator::TopN(plan) => plan.schema.clone(),
         plan::Operator::Over(plan) => plan.schema.clone(),
         plan::Operator::ChangelogOver(plan) => plan.schema.clone(),
+        plan::Operator::Join(plan) => plan.schema.clone(),
     }
 }
 
@@ -185,6 +194,7 @@ pub fn has_state(plan: &plan::Operator) -> bool {
             | plan::Operator::TopN(_)
             | plan::Operator::Over(_)
             | plan::Operator::ChangelogOver(_)
+            | plan::Operator::Join(_)
     )
 }
 
@@ -193,6 +203,7 @@ pub fn closes_by_time(plan: &plan::Operator) -> bool {
     match plan {
         plan::Operator::WindowAggregate(_) | plan::Operator::Over(_) => true,
         plan::Operator::TopN(plan) => plan.closes_by.is_some(),
+        plan::Operator::Join(join) => join.reach.is_some(),
         _ => false,
     }
 }

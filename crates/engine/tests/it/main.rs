@@ -4,6 +4,7 @@
 
 mod failures;
 mod faults;
+mod join;
 mod oracle;
 mod over;
 mod poison;
