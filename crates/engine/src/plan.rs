@@ -89,6 +89,8 @@ pub enum Operator {
     AssignWindows(AssignWindows),
     PartialAggregate(PartialAggregate),
     WindowAggregate(WindowAggregate),
+    PartialSessions(PartialSessions),
+    SessionAggregate(SessionAggregate),
     ChangelogAggregate(ChangelogAggregate),
     RetractingAggregate(RetractingAggregate),
     NumberCopies(NumberCopies),
@@ -155,6 +157,30 @@ pub struct WindowAggregate {
     pub schema: SchemaRef,
     /// Ask for rows before the window closes too: a changelog (the schema ends in the op column).
     pub emit_changes: bool,
+}
+
+/// Aggregates the rows of one epoch by group and fragment, which are rows of a group closer than `gap` to
+/// one another, and hands the partial states on at the epoch's end. Its output: `start` and `last`
+/// (Int64, the times of the fragment's first and last row), then the groups, then every aggregate's state fields.
+#[derive(Clone, Debug)]
+pub struct PartialSessions {
+    pub time_column: usize,
+    pub gap: Micros,
+    pub groups: Vec<Arc<dyn PhysicalExpr>>,
+    pub aggregates: Vec<Aggregate>,
+    pub schema: SchemaRef,
+}
+
+/// Merges fragments into sessions `[first event, last event + gap)`, and emits a session's row when the
+/// watermark reaches its end. Its output: `window_start`, `window_end`, then the groups, then the
+/// aggregates' results.
+#[derive(Clone, Debug)]
+pub struct SessionAggregate {
+    pub gap: Micros,
+    /// The number of group columns after `start` and `last` in its input.
+    pub groups: usize,
+    pub aggregates: Vec<Aggregate>,
+    pub schema: SchemaRef,
 }
 
 /// Merges partial states by group for ever, and emits what changed at the end of each epoch. Its

@@ -3,10 +3,13 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray};
+use arrow::array::{ArrayRef, BooleanArray, RecordBatch};
 use arrow::datatypes::DataType;
+use datafusion_common::cast::as_boolean_array;
 use datafusion_expr_common::groups_accumulator::{EmitTo, GroupsAccumulator};
+use datafusion_physical_expr_common::physical_expr::PhysicalExpr;
 
+use super::evaluate;
 use crate::error::{Error, Result};
 use crate::groups::Groups;
 use crate::guard::guarded;
@@ -29,6 +32,36 @@ pub struct Accumulators {
 pub struct Arguments {
     pub values: Vec<ArrayRef>,
     pub filter: Option<BooleanArray>,
+}
+
+/// Rows with all that was computed for them.
+pub struct Evaluated {
+    pub groups: Vec<ArrayRef>,
+    pub arguments: Vec<Arguments>,
+    pub rows: usize,
+}
+
+impl Evaluated {
+    pub fn of(groups: &[Arc<dyn PhysicalExpr>], aggregates: &[Aggregate], batch: &RecordBatch) -> Result<Self> {
+        let groups = groups.iter().map(|group| evaluate(group, batch));
+        let arguments = aggregates.iter().map(|aggregate| {
+            let values = aggregate.arguments.iter().map(|argument| evaluate(argument, batch));
+            let filter = aggregate
+                .filter
+                .as_ref()
+                .map(|filter| evaluate(filter, batch))
+                .transpose()?;
+            Ok(Arguments {
+                values: values.collect::<Result<_>>()?,
+                filter: filter.map(|filter| as_boolean_array(&filter).cloned()).transpose()?,
+            })
+        });
+        Ok(Self {
+            groups: groups.collect::<Result<_>>()?,
+            arguments: arguments.collect::<Result<_>>()?,
+            rows: batch.num_rows(),
+        })
+    }
 }
 
 impl Accumulation {

@@ -16,13 +16,17 @@ pub mod filter;
 pub mod join;
 pub mod number_copies;
 pub mod over;
+pub mod partial;
 pub mod partial_aggregate;
+pub mod partial_sessions;
 pub mod parts;
 pub mod pending;
 pub mod project;
 pub mod retracting_aggregate;
 pub mod row_order;
 pub mod salvage;
+pub mod session_aggregate;
+pub mod sessions;
 pub mod top_n;
 pub mod window_aggregate;
 pub mod window_top_n;
@@ -143,10 +147,18 @@ pub fn build(plan: &plan::Operator, input: &SchemaRef) -> Result<Box<dyn Operato
         plan::Operator::Project(plan) => Box::new(project::Project::new(plan.clone())),
         plan::Operator::AssignWindows(plan) => Box::new(assign_windows::AssignWindows::new(plan.clone())),
         plan::Operator::PartialAggregate(plan) => {
-            Box::new(partial_aggregate::PartialAggregate::new(plan.clone(), input)?)
+            let states = partial_aggregate::PartialAggregate::new(plan.clone(), input)?;
+            Box::new(partial::Partial::new(states))
         }
         plan::Operator::WindowAggregate(plan) => {
             Box::new(window_aggregate::WindowAggregate::new(plan.clone(), input.clone())?)
+        }
+        plan::Operator::PartialSessions(plan) => {
+            let states = partial_sessions::PartialSessions::new(plan.clone(), input)?;
+            Box::new(partial::Partial::new(states))
+        }
+        plan::Operator::SessionAggregate(plan) => {
+            Box::new(session_aggregate::SessionAggregate::new(plan.clone(), input.clone())?)
         }
         plan::Operator::ChangelogAggregate(plan) => {
             Box::new(changelog_aggregate::ChangelogAggregate::new(plan.clone(), input)?)
@@ -173,6 +185,8 @@ pub fn output_schema(plan: &plan::Operator, input: &SchemaRef) -> SchemaRef {
         plan::Operator::AssignWindows(plan) => plan.schema.clone(),
         plan::Operator::PartialAggregate(plan) => plan.schema.clone(),
         plan::Operator::WindowAggregate(plan) => plan.schema.clone(),
+        plan::Operator::PartialSessions(plan) => plan.schema.clone(),
+        plan::Operator::SessionAggregate(plan) => plan.schema.clone(),
         plan::Operator::ChangelogAggregate(plan) => plan.schema.clone(),
         plan::Operator::RetractingAggregate(plan) => plan.schema.clone(),
         plan::Operator::NumberCopies(plan) => plan.schema.clone(),
@@ -188,6 +202,7 @@ pub fn has_state(plan: &plan::Operator) -> bool {
     matches!(
         plan,
         plan::Operator::WindowAggregate(_)
+            | plan::Operator::SessionAggregate(_)
             | plan::Operator::ChangelogAggregate(_)
             | plan::Operator::RetractingAggregate(_)
             | plan::Operator::NumberCopies(_)
@@ -201,7 +216,7 @@ pub fn has_state(plan: &plan::Operator) -> bool {
 /// Whether the operator holds rows back until the watermark has passed them.
 pub fn closes_by_time(plan: &plan::Operator) -> bool {
     match plan {
-        plan::Operator::WindowAggregate(_) | plan::Operator::Over(_) => true,
+        plan::Operator::WindowAggregate(_) | plan::Operator::SessionAggregate(_) | plan::Operator::Over(_) => true,
         plan::Operator::TopN(plan) => plan.closes_by.is_some(),
         plan::Operator::Join(join) => join.reach.is_some(),
         _ => false,

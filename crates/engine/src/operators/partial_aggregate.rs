@@ -1,15 +1,7 @@
-//! Aggregates the rows of one epoch by group, and by slice of time where there is a window.
-//!
-//! Its result is what travels and what is persisted: a hot key costs one row an epoch, however
-//! many rows it had. All expressions are evaluated before any state changes.
+//! Partial states of one epoch's rows by group, and by slice of time where there is a window.
 //!
 //! Of a changelog, rows that come and rows that go are aggregated apart, and the states of the latter come out
 //! with the opposite sign.
-//!
-//! Where an aggregate fails, the accumulators are of no use any more. Then the epoch begins again
-//! from its batches: each is aggregated apart from the others and, where that fails, halved, until
-//! the rows that are to blame stand alone. Partial states of a group may come out in any number of
-//! pieces, so nothing else is different.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,14 +10,13 @@ use arrow::array::{ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, UIn
 use arrow::compute::kernels::numeric::neg_wrapping;
 use arrow::compute::{filter_record_batch, not, take_record_batch};
 use arrow::datatypes::{DataType, Int8Type, SchemaRef};
-use datafusion_common::cast::as_boolean_array;
 use headwater_event::clock::Micros;
 use headwater_event::op::{Op, is_changelog};
 
-use super::accumulation::{Accumulation, Arguments};
-use super::salvage::by_rows;
+use super::accumulation::{Accumulation, Evaluated};
+use super::batch_of;
+use super::partial::States;
 use super::windows::times;
-use super::{Operator, Rejected, batch_of, evaluate, split_by_time};
 use crate::error::Result;
 use crate::plan;
 use crate::plan::Aggregate;
@@ -45,19 +36,6 @@ pub struct PartialAggregate {
     slices: BTreeMap<Micros, Accumulation>,
     /// Emptied ones, with their room.
     spare: Vec<Accumulation>,
-    /// The epoch's batches, to begin again with.
-    taken: Vec<RecordBatch>,
-    /// Whether an aggregate has failed in this epoch; from then on, states by themselves.
-    has_failed: bool,
-    apart: Vec<RecordBatch>,
-    rejected: Vec<Rejected>,
-}
-
-/// A stretch of rows with all that was computed for it.
-struct Evaluated {
-    groups: Vec<ArrayRef>,
-    arguments: Vec<Arguments>,
-    rows: usize,
 }
 
 impl PartialAggregate {
@@ -69,69 +47,12 @@ impl PartialAggregate {
             is_changelog: is_changelog(input),
             slices: BTreeMap::new(),
             spare: Vec::new(),
-            taken: Vec::new(),
-            has_failed: false,
-            apart: Vec::new(),
-            rejected: Vec::new(),
             plan,
         })
     }
 
-    fn evaluate(&self, batch: &RecordBatch) -> Result<Evaluated> {
-        let groups = self.plan.groups.iter().map(|group| evaluate(group, batch));
-        let arguments = self.aggregates.iter().map(|aggregate| {
-            let values = aggregate.arguments.iter().map(|argument| evaluate(argument, batch));
-            let filter = aggregate
-                .filter
-                .as_ref()
-                .map(|filter| evaluate(filter, batch))
-                .transpose()?;
-            Ok(Arguments {
-                values: values.collect::<Result<_>>()?,
-                filter: filter.map(|filter| as_boolean_array(&filter).cloned()).transpose()?,
-            })
-        });
-        Ok(Evaluated {
-            groups: groups.collect::<Result<_>>()?,
-            arguments: arguments.collect::<Result<_>>()?,
-            rows: batch.num_rows(),
-        })
-    }
-
-    fn update(&mut self, slice: Micros, rows: &Evaluated) -> Result<()> {
-        if !self.slices.contains_key(&slice) {
-            let fresh = match self.spare.pop() {
-                Some(spare) => spare,
-                None => Accumulation::new(&self.group_types, &self.aggregates)?,
-            };
-            self.slices.insert(slice, fresh);
-        }
-        match self.slices.get_mut(&slice) {
-            Some(accumulation) => accumulation.update(&rows.groups, rows.rows, &rows.arguments),
-            None => Ok(()),
-        }
-    }
-
-    /// The rows by slice, with all that is to be computed of them.
-    fn evaluate_slices(&self, batch: &RecordBatch) -> Result<Vec<(Micros, Evaluated)>> {
-        let Some((time_column, window)) = self.plan.window else {
-            let evaluated = by_op(batch, self.is_changelog)?
-                .into_iter()
-                .map(|(op, rows)| Ok((op, self.evaluate(&rows)?)));
-            return evaluated.collect();
-        };
-        let times = times(batch.column(time_column))?.values();
-        let (Some(&least), Some(&greatest)) = (times.iter().min(), times.iter().max()) else {
-            return Ok(Vec::new());
-        };
-        let slice = window.slice_of(least);
-        if slice == window.slice_of(greatest) {
-            return Ok(vec![(slice, self.evaluate(batch)?)]);
-        }
-        let slices: Vec<_> = times.iter().map(|&time| window.slice_of(time)).collect();
-        let stretches = by_slice(batch, &slices)?;
-        let evaluated = stretches.iter().map(|(slice, rows)| Ok((*slice, self.evaluate(rows)?)));
-        evaluated.collect()
+    fn evaluate_stretch(&self, batch: &RecordBatch) -> Result<Evaluated> {
+        Evaluated::of(&self.plan.groups, &self.aggregates, batch)
     }
 
     fn states(&self, slice: Micros, accumulation: &mut Accumulation) -> Result<RecordBatch> {
@@ -152,9 +73,56 @@ impl PartialAggregate {
         }
         batch_of(&self.plan.schema, columns)
     }
+}
 
-    /// The states of all slices, which are forgotten here.
-    fn take_slices(&mut self) -> Result<Vec<RecordBatch>> {
+impl States for PartialAggregate {
+    /// By slice.
+    type Evaluated = Vec<(Micros, Evaluated)>;
+
+    fn time_column(&self) -> Option<usize> {
+        self.plan.window.map(|(time_column, _)| time_column)
+    }
+
+    fn evaluate(&self, batch: &RecordBatch) -> Result<Self::Evaluated> {
+        let Some((time_column, window)) = self.plan.window else {
+            let evaluated = by_op(batch, self.is_changelog)?
+                .into_iter()
+                .map(|(op, rows)| Ok((op, self.evaluate_stretch(&rows)?)));
+            return evaluated.collect();
+        };
+        let times = times(batch.column(time_column))?.values();
+        let (Some(&least), Some(&greatest)) = (times.iter().min(), times.iter().max()) else {
+            return Ok(Vec::new());
+        };
+        let slice = window.slice_of(least);
+        if slice == window.slice_of(greatest) {
+            return Ok(vec![(slice, self.evaluate_stretch(batch)?)]);
+        }
+        let slices: Vec<_> = times.iter().map(|&time| window.slice_of(time)).collect();
+        let stretches = by_slice(batch, &slices)?;
+        let evaluated = stretches
+            .iter()
+            .map(|(slice, rows)| Ok((*slice, self.evaluate_stretch(rows)?)));
+        evaluated.collect()
+    }
+
+    fn update(&mut self, rows: &Self::Evaluated) -> Result<()> {
+        for (slice, rows) in rows {
+            if !self.slices.contains_key(slice) {
+                let fresh = match self.spare.pop() {
+                    Some(spare) => spare,
+                    None => Accumulation::new(&self.group_types, &self.aggregates)?,
+                };
+                self.slices.insert(*slice, fresh);
+            }
+            if let Some(accumulation) = self.slices.get_mut(slice) {
+                accumulation.update(&rows.groups, rows.rows, &rows.arguments)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&mut self) -> Result<Vec<RecordBatch>> {
         let mut batches = Vec::with_capacity(self.slices.len());
         while let Some((slice, mut accumulation)) = self.slices.pop_first() {
             if accumulation.is_empty() {
@@ -167,77 +135,10 @@ impl PartialAggregate {
         Ok(batches)
     }
 
-    /// Aggregates everything that came in this epoch anew, batch by batch.
-    fn begin_again(&mut self) -> Result<()> {
-        self.has_failed = true;
+    fn clear(&mut self) -> Result<()> {
         self.slices.clear();
         self.spare.clear();
-        for batch in std::mem::take(&mut self.taken) {
-            self.aggregate_apart(batch)?;
-        }
         Ok(())
-    }
-
-    fn aggregate_apart(&mut self, batch: RecordBatch) -> Result<()> {
-        let mut apart = std::mem::take(&mut self.apart);
-        let mut rejected = std::mem::take(&mut self.rejected);
-        let result = by_rows(batch, &mut rejected, |rows| {
-            apart.append(&mut self.states_of(rows)?);
-            Ok(())
-        });
-        self.apart = apart;
-        self.rejected = rejected;
-        result
-    }
-
-    fn states_of(&self, batch: &RecordBatch) -> Result<Vec<RecordBatch>> {
-        let evaluated = self.evaluate_slices(batch)?;
-        let states = evaluated.iter().map(|(slice, rows)| {
-            let mut fresh = Accumulation::new(&self.group_types, &self.aggregates)?;
-            fresh.update(&rows.groups, rows.rows, &rows.arguments)?;
-            self.states(*slice, &mut fresh)
-        });
-        states.collect()
-    }
-}
-
-impl Operator for PartialAggregate {
-    fn process(&mut self, batch: RecordBatch, _: &mut Vec<RecordBatch>) -> Result<()> {
-        let batch = match self.plan.window {
-            Some((time_column, _)) => {
-                let (batch, without_time) = split_by_time(batch, time_column)?;
-                self.rejected.extend(without_time.map(Rejected::without_time));
-                batch
-            }
-            None => batch,
-        };
-        // Evaluated all before the first update, so that an error leaves nothing behind.
-        let evaluated = self.evaluate_slices(&batch)?;
-        if self.has_failed {
-            return self.aggregate_apart(batch);
-        }
-        self.taken.push(batch);
-        let updated = evaluated.iter().try_for_each(|(slice, rows)| self.update(*slice, rows));
-        match updated {
-            Err(error) if error.is_of_data() => self.begin_again(),
-            updated => updated,
-        }
-    }
-
-    fn flush(&mut self, out: &mut Vec<RecordBatch>) -> Result<()> {
-        match self.take_slices() {
-            Ok(mut states) => out.append(&mut states),
-            Err(error) if error.is_of_data() => self.begin_again()?,
-            Err(error) => return Err(error),
-        }
-        out.append(&mut self.apart);
-        self.taken.clear();
-        self.has_failed = false;
-        Ok(())
-    }
-
-    fn take_rejected(&mut self) -> Vec<Rejected> {
-        std::mem::take(&mut self.rejected)
     }
 }
 

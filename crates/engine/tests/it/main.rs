@@ -8,6 +8,7 @@ mod join;
 mod oracle;
 mod over;
 mod poison;
+mod session;
 mod support;
 mod time;
 mod top_n;

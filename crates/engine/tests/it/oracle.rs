@@ -151,7 +151,7 @@ pub fn check(pipeline: impl FnOnce(&Story) -> Pipeline, story: Story, sql: &str)
 }
 
 /// The same on a log on disk, which every restart opens anew.
-fn check_on_disk(pipeline: impl FnOnce(&Story) -> Pipeline, story: Story, sql: &str) {
+pub fn check_on_disk(pipeline: impl FnOnce(&Story) -> Pipeline, story: Story, sql: &str) {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
@@ -186,7 +186,7 @@ pub fn from_stream(story: &Story) -> headwater_engine::plan::Input {
     input("events", story.partitions, schema(), time_from_rows(LateRows::Drop))
 }
 
-fn two_stages(
+pub fn two_stages(
     story: &Story,
     partial: PartialAggregate,
     whole: Operator,
