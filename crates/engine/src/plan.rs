@@ -113,12 +113,15 @@ pub struct Project {
     pub schema: SchemaRef,
 }
 
-/// Event-time windows `[start, end)`, aligned to the epoch plus `offset`. A tumbling window is a
-/// hopping one whose slide is its size. All in microseconds, `0 < slide <= size`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Event-time windows `[start, end)`, aligned to the epoch plus `offset`. They begin every `slide`, and end at
+/// every `step` from there until they have their `size`. Hopping windows have a step as long as
+/// they are, cumulating ones such a slide, and tumbling ones both. All in microseconds,
+/// `0 < slide <= size`, `size` a multiple of `step`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Window {
     pub size: Micros,
     pub slide: Micros,
+    pub step: Micros,
     pub offset: Micros,
 }
 

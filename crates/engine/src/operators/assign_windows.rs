@@ -32,19 +32,18 @@ impl Operator for AssignWindows {
         let window = &self.plan.window;
         let column = batch.column(self.plan.time_column);
         let mut starts = Vec::with_capacity(batch.num_rows());
+        let mut ends = Vec::with_capacity(batch.num_rows());
         let mut rows = Vec::with_capacity(batch.num_rows());
         for (row, &time) in times(column)?.values().iter().enumerate() {
-            let mut start = window.first_ending_after(time);
-            while start <= time {
-                starts.push(start);
+            for span in window.holding(time, time) {
+                starts.push(span.start);
+                ends.push(span.end);
                 rows.push(row as u32);
-                start += window.slide;
             }
         }
         if rows.is_empty() {
             return Ok(());
         }
-        let ends: Vec<_> = starts.iter().map(|start| start + window.size).collect();
         let lasts: Vec<_> = ends.iter().map(|end| end - 1).collect();
         let data_type = column.data_type().clone();
         let rows = if window.is_tumbling() {

@@ -27,6 +27,8 @@ pub mod row_order;
 pub mod salvage;
 pub mod session_aggregate;
 pub mod sessions;
+pub mod slice;
+pub mod sliding;
 pub mod top_n;
 pub mod window_aggregate;
 pub mod window_top_n;

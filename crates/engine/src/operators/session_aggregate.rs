@@ -183,10 +183,7 @@ impl SessionAggregate {
             for &session in absorbed {
                 self.bury(self.sessions.place(session));
             }
-            let place = Place {
-                part: part as u32,
-                row: row as u32,
-            };
+            let place = Place::new(part, row);
             sessions.push(self.sessions.settle(union, absorbed, place));
         }
         self.parts[part] = Some(Part {
@@ -289,10 +286,7 @@ impl SessionAggregate {
         }
         let part = self.vacancy();
         for (row, &session) in sessions.iter().enumerate() {
-            let place = Place {
-                part: part as u32,
-                row: row as u32,
-            };
+            let place = Place::new(part, row);
             self.sessions.moved(session, place);
         }
         self.parts[part] = Some(Part {
@@ -312,10 +306,7 @@ impl SessionAggregate {
             .iter()
             .enumerate()
             .map(move |(row, &session)| {
-                let place = Place {
-                    part: position as u32,
-                    row: row as u32,
-                };
+                let place = Place::new(position, row);
                 (session, place)
             });
         places.filter(|&(session, place)| session != NONE && self.sessions.place(session) == place)
@@ -363,10 +354,7 @@ impl SessionAggregate {
                 sessions.push(NONE);
                 continue;
             }
-            let place = Place {
-                part: part as u32,
-                row: row as u32,
-            };
+            let place = Place::new(part, row);
             sessions.push(self.sessions.add(group, start, last, place));
             live += 1;
         }

@@ -28,6 +28,15 @@ pub struct Place {
 
 const NOWHERE: Place = Place { part: NONE, row: NONE };
 
+impl Place {
+    pub fn new(part: usize, row: usize) -> Self {
+        Self {
+            part: part as u32,
+            row: row as u32,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 pub struct Session {
     pub start: Micros,

@@ -5,8 +5,9 @@
 //!    brought, never what was there before. Key: `partition u32 BE | slice i64, order-preserving |
 //!    number u64 BE`. A slice with many small entries is rewritten as one now and then.
 //! 2. When the watermark passes a window's end, a tumbling window's only slice is evaluated as it
-//!    is. A hopping window's slices give up their states once, as columns, which every window
-//!    that covers the slice merges.
+//!    is. The slices of other windows give up their states once, as columns. Where most groups are in few
+//!    of a window's slices, all of these are merged for every window that covers them; else they are
+//!    merged as the window moves on (see [`super::sliding`]).
 //! 3. A slice goes, with its entries, after the last window that needs it.
 //!
 //! Windows come out in the order of their ends; within a window groups come in the order in which
@@ -34,7 +35,9 @@ use headwater_event::op::Op;
 
 use super::accumulation::Accumulation;
 use super::salvage::{ByGroup, stacked};
-use super::windows::time_column;
+use super::slice::Slice;
+use super::sliding::Sliding;
+use super::windows::{Span, time_column};
 use super::{Operator, Rejected, Saved, StateChanges, batch_of, parts};
 use crate::difference::difference;
 use crate::error::{Error, Result};
@@ -44,6 +47,8 @@ use crate::plan::Aggregate;
 
 /// A slice with this many entries is rewritten as one, if that makes it much smaller.
 const ENTRIES_MAX: u64 = 64;
+/// A window whose slices have more rows for each group than this is not merged anew each time.
+const ROWS_PER_GROUP_MAX: usize = 4;
 
 pub struct WindowAggregate {
     plan: plan::WindowAggregate,
@@ -51,6 +56,9 @@ pub struct WindowAggregate {
     input: SchemaRef,
     group_types: Vec<DataType>,
     slices: BTreeMap<Micros, Slice>,
+    sliding: Sliding,
+    /// In the window that was closed last.
+    groups_closed: usize,
     /// Windows that end here or before are closed.
     closed: Option<Micros>,
     /// Entries of slices that have gone.
@@ -61,27 +69,16 @@ pub struct WindowAggregate {
     saved: Option<Saved>,
 }
 
-#[derive(Default)]
-struct Slice {
-    /// Merged so far, until a window that has other slices too needs it.
-    live: Option<Accumulation>,
-    /// States as columns, with what the epoch brought last of all.
-    parts: Vec<RecordBatch>,
-    /// What the epoch brought.
-    arrived: Vec<RecordBatch>,
-    /// The numbers of its entries in the state table.
-    entries: Range<u64>,
-    /// The rows of those entries, and how many of them a rewriting left.
-    rows_stored: usize,
-    rows_rewritten: usize,
-}
-
 impl WindowAggregate {
     pub fn new(plan: plan::WindowAggregate, input: SchemaRef) -> Result<Self> {
         let groups = input.fields().iter().skip(1).take(plan.groups);
+        let group_types: Vec<DataType> = groups.map(|field| field.data_type().clone()).collect();
+        let aggregates = plan.aggregates.as_slice().into();
         Ok(Self {
-            aggregates: plan.aggregates.as_slice().into(),
-            group_types: groups.map(|field| field.data_type().clone()).collect(),
+            sliding: Sliding::new(&group_types, &aggregates, &input)?,
+            groups_closed: 0,
+            aggregates,
+            group_types,
             slices: BTreeMap::new(),
             closed: None,
             gone: Vec::new(),
@@ -95,7 +92,7 @@ impl WindowAggregate {
 
     /// Whether every window that the slice belongs to is closed.
     fn is_closed(&self, slice: Micros) -> bool {
-        let end = self.plan.window.last_start(slice) + self.plan.window.size;
+        let end = self.plan.window.last_end(slice);
         self.closed.is_some_and(|closed| end <= closed)
     }
 
@@ -106,6 +103,9 @@ impl WindowAggregate {
     }
 
     fn arrive(&mut self, start: Micros, part: RecordBatch) -> Result<()> {
+        if self.sliding.knows(start) {
+            self.sliding.clear();
+        }
         let mut slice = self.slices.remove(&start).unwrap_or_default();
         slice.arrived.push(part.clone());
         if self.plan.emit_changes || !slice.parts.is_empty() {
@@ -155,33 +155,61 @@ impl WindowAggregate {
         batch_of(&self.input, columns)
     }
 
-    /// The rows of the window that begins at `start`.
-    fn evaluate(&mut self, start: Micros) -> Result<RecordBatch> {
-        let end = start + self.plan.window.size;
+    /// The rows of a window.
+    fn evaluate(&mut self, span: Span) -> Result<RecordBatch> {
         if self.plan.window.is_tumbling()
-            && let Some(live) = self.slices.get_mut(&start).and_then(|slice| slice.live.as_mut())
+            && let Some(live) = self.slices.get_mut(&span.start).and_then(|slice| slice.live.as_mut())
         {
             let groups = live.len();
             let results = live.take_results();
-            match results.and_then(|results| self.rows_of(start, groups, results)) {
+            match results.and_then(|results| self.rows_of(span, groups, results)) {
                 Err(error) if error.is_of_data() => {
-                    let mut slice = self.slices.remove(&start).unwrap_or_default();
-                    self.reload(start, &mut slice)?;
-                    self.slices.insert(start, slice);
+                    let mut slice = self.slices.remove(&span.start).unwrap_or_default();
+                    self.reload(span.start, &mut slice)?;
+                    self.slices.insert(span.start, slice);
                 }
                 rows => return rows,
             }
         }
-        self.seal(start..end)?;
-        let parts: Vec<RecordBatch> = self
-            .slices
-            .range(start..end)
-            .flat_map(|(_, slice)| slice.parts.clone())
-            .collect();
-        let mut rejected = Vec::new();
-        let results = self.results(&parts, &parts, &mut rejected)?;
-        self.rejected.append(&mut rejected);
-        self.rows_of(start, rows_in(&results), results)
+        self.seal(span.start..span.end)?;
+        let results = match self.merged_results(span) {
+            Err(error) if error.is_of_data() => {
+                self.sliding.clear();
+                let parts = self.parts_of(span);
+                let mut rejected = Vec::new();
+                let results = self.results(&parts, &parts, &mut rejected)?;
+                self.rejected.append(&mut rejected);
+                results
+            }
+            results => results?,
+        };
+        self.groups_closed = rows_in(&results);
+        self.rows_of(span, rows_in(&results), results)
+    }
+
+    fn parts_of(&self, span: Span) -> Vec<RecordBatch> {
+        let slices = self.slices.range(span.start..span.end);
+        slices.flat_map(|(_, slice)| slice.parts.clone()).collect()
+    }
+
+    /// The keys and results of all groups of a window, whose slices are all columns.
+    fn merged_results(&mut self, span: Span) -> Result<Vec<ArrayRef>> {
+        let slices = self.slices.range(span.start..span.end);
+        let parts = slices.flat_map(|(_, slice)| &slice.parts);
+        let rows: usize = parts.map(RecordBatch::num_rows).sum();
+        let parts = if rows > ROWS_PER_GROUP_MAX * self.groups_closed {
+            self.sliding.window(span, &self.slices)?
+        } else {
+            self.sliding.clear();
+            self.parts_of(span)
+        };
+        self.merged(&parts)
+    }
+
+    fn merged(&self, parts: &[RecordBatch]) -> Result<Vec<ArrayRef>> {
+        let mut whole = self.fresh()?;
+        parts.iter().try_for_each(|part| self.merge(&mut whole, part))?;
+        whole.take_results()
     }
 
     /// The keys and results of all groups of the parts, but those that fail: their rows in
@@ -192,12 +220,7 @@ impl WindowAggregate {
         blamed: &[RecordBatch],
         rejected: &mut Vec<Rejected>,
     ) -> Result<Vec<ArrayRef>> {
-        let results = |parts: &[RecordBatch]| {
-            let mut whole = self.fresh()?;
-            parts.iter().try_for_each(|part| self.merge(&mut whole, part))?;
-            whole.take_results()
-        };
-        match results(parts) {
+        match self.merged(parts) {
             Err(error) if error.is_of_data() => {}
             results => return results,
         }
@@ -207,7 +230,7 @@ impl WindowAggregate {
             parts,
             blamed,
         };
-        let mut each = by_group.each(rejected, results)?;
+        let mut each = by_group.each(rejected, |parts| self.merged(parts))?;
         if each.is_empty() {
             each.push(self.fresh()?.take_results()?);
         }
@@ -234,29 +257,25 @@ impl WindowAggregate {
         Ok(())
     }
 
-    fn rows_of(&self, start: Micros, rows: usize, results: Vec<ArrayRef>) -> Result<RecordBatch> {
-        batch_of(&self.plan.schema, self.with_bounds(start, rows, results))
+    fn rows_of(&self, span: Span, rows: usize, results: Vec<ArrayRef>) -> Result<RecordBatch> {
+        batch_of(&self.plan.schema, self.with_bounds(span, rows, results))
     }
 
-    fn with_bounds(&self, start: Micros, rows: usize, rest: Vec<ArrayRef>) -> Vec<ArrayRef> {
+    fn with_bounds(&self, span: Span, rows: usize, rest: Vec<ArrayRef>) -> Vec<ArrayRef> {
         let mut columns: Vec<ArrayRef> = Vec::with_capacity(rest.len() + 2);
-        for (bound, field) in [start, start + self.plan.window.size]
-            .into_iter()
-            .zip(self.plan.schema.fields())
-        {
+        for (bound, field) in [span.start, span.end].into_iter().zip(self.plan.schema.fields()) {
             columns.push(Arc::new(time_column(vec![bound; rows], field.data_type())));
         }
         columns.extend(rest);
         columns
     }
 
-    /// What this epoch changed in the open window that begins at `start`: what is new or
-    /// different, then the rows of groups that can't be computed any more.
-    fn changes_of(&self, start: Micros, rejected: &mut Vec<Rejected>) -> Result<[RecordBatch; 2]> {
-        let end = start + self.plan.window.size;
+    /// What this epoch changed in an open window: what is new or different, then the rows of groups
+    /// that can't be computed any more.
+    fn changes_of(&self, span: Span, rejected: &mut Vec<Rejected>) -> Result<[RecordBatch; 2]> {
         let mut touched = Groups::new(&self.group_types)?;
         let mut indices = Vec::new();
-        let slices = || self.slices.range(start..end).map(|(_, slice)| slice);
+        let slices = || self.slices.range(span.start..span.end).map(|(_, slice)| slice);
         for part in slices().flat_map(|slice| &slice.arrived) {
             touched.intern(&part.columns()[1..=self.plan.groups], part.num_rows(), &mut indices)?;
         }
@@ -295,24 +314,19 @@ impl WindowAggregate {
         let mut gone = take_arrays(&before_all, &UInt32Array::from(lost.clone()), None)?;
         gone.push(Arc::new(Int8Array::from_value(Op::Delete as i8, lost.len())));
         let batch =
-            |columns: Vec<ArrayRef>| batch_of(&self.plan.schema, self.with_bounds(start, rows_in(&columns), columns));
+            |columns: Vec<ArrayRef>| batch_of(&self.plan.schema, self.with_bounds(span, rows_in(&columns), columns));
         Ok([batch(difference)?, batch(gone)?])
     }
 
-    /// The starts of the open windows that this epoch touched.
-    fn touched_windows(&self) -> Vec<Micros> {
-        let window = &self.plan.window;
-        let mut starts = Vec::new();
-        for (&slice, _) in self.slices.iter().filter(|(_, slice)| !slice.arrived.is_empty()) {
-            let mut start = window.first_ending_after(self.closed.map_or(slice, |closed| closed.max(slice)));
-            while start <= slice {
-                starts.push(start);
-                start += window.slide;
-            }
-        }
-        starts.sort_unstable();
-        starts.dedup();
-        starts
+    /// The open windows that this epoch touched.
+    fn touched_windows(&self) -> Vec<Span> {
+        let touched = self.slices.iter().filter(|(_, slice)| !slice.arrived.is_empty());
+        let after = self.closed.unwrap_or(Micros::MIN);
+        let windows = touched.flat_map(|(&slice, _)| self.plan.window.holding(slice, after));
+        let mut windows: Vec<Span> = windows.collect();
+        windows.sort_unstable();
+        windows.dedup();
+        windows
     }
 
     /// Lets the first slice go if no open window needs it.
@@ -396,9 +410,9 @@ impl Operator for WindowAggregate {
         if !self.plan.emit_changes {
             return Ok(());
         }
-        for start in self.touched_windows() {
+        for span in self.touched_windows() {
             let mut rejected = Vec::new();
-            let changes = self.changes_of(start, &mut rejected)?;
+            let changes = self.changes_of(span, &mut rejected)?;
             self.rejected.append(&mut rejected);
             out.extend(changes.into_iter().filter(|changes| changes.num_rows() > 0));
         }
@@ -408,18 +422,17 @@ impl Operator for WindowAggregate {
     fn advance(&mut self, watermark: Micros, out: &mut Vec<RecordBatch>) -> Result<()> {
         let window = self.plan.window;
         while let Some((&slice, _)) = self.slices.first_key_value() {
-            let start = window.first_ending_after(self.closed.map_or(slice, |closed| closed.max(slice)));
-            let end = start + window.size;
-            if end > watermark {
+            let span = window.first_ending_after(self.closed.map_or(slice, |closed| closed.max(slice)));
+            if span.end > watermark {
                 break;
             }
             if !self.plan.emit_changes {
-                let rows = self.evaluate(start)?;
+                let rows = self.evaluate(span)?;
                 if rows.num_rows() > 0 {
                     out.push(rows);
                 }
             }
-            self.closed = Some(end);
+            self.closed = Some(span.end);
             self.drop_closed();
         }
         self.closed = Some(self.closed.map_or(watermark, |closed| closed.max(watermark)));

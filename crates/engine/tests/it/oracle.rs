@@ -215,7 +215,7 @@ fn window_pipeline(story: &Story, window: Window, stages: usize, emit_changes: b
         whole.emit_changes = true;
         whole.schema = headwater_event::op::changelog_schema(&whole.schema);
     }
-    let view = to_view(&whole.schema, ViewKey::Columns(vec![0, 2]));
+    let view = to_view(&whole.schema, ViewKey::Columns(vec![0, 1, 2]));
     let whole = Operator::WindowAggregate(whole);
     if stages == 2 {
         return two_stages(story, partial, whole, view, vec![1]);
@@ -235,30 +235,27 @@ pub fn window_pipeline_of(partitions: u32, window: Window, stages: usize) -> Pip
 }
 
 fn window_sql(window: Window) -> String {
-    let Window { size, slide, offset } = window;
+    let Window {
+        size,
+        slide,
+        step,
+        offset,
+    } = window;
     let last = format!("(t - (((t - {offset}) % {slide}) + {slide}) % {slide})");
     format!(
-        "SELECT ws, ws + {size}, key, {ORACLE_AGGREGATES} FROM \
-         (SELECT *, {last} - k * {slide} AS ws FROM events CROSS JOIN generate_series(0, {size} / {slide}) AS s(k)) \
-         WHERE ws + {size} > t GROUP BY ws, key"
+        "SELECT ws, we, key, {ORACLE_AGGREGATES} FROM \
+         (SELECT *, ws + n * {step} AS we FROM \
+          (SELECT *, {last} - k * {slide} AS ws FROM events CROSS JOIN generate_series(0, {size} / {slide}) AS s(k)) \
+          CROSS JOIN generate_series(1, {size} / {step}) AS e(n)) \
+         WHERE we > t GROUP BY ws, we, key"
     )
 }
 
-pub const TUMBLE: Window = Window {
-    size: 30,
-    slide: 30,
-    offset: 0,
-};
-pub const HOP: Window = Window {
-    size: 30,
-    slide: 10,
-    offset: 3,
-};
-const UNEVEN: Window = Window {
-    size: 25,
-    slide: 10,
-    offset: -4,
-};
+pub const TUMBLE: Window = Window::hopping(30, 30, 0);
+pub const HOP: Window = Window::hopping(30, 10, 3);
+const UNEVEN: Window = Window::hopping(25, 10, -4);
+pub const MANY: Window = Window::hopping(60, 3, 2);
+pub const CUMULATE: Window = Window::cumulating(40, 10, 3);
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
@@ -272,6 +269,16 @@ proptest! {
     fn hopping(story in stories(), uneven in any::<bool>()) {
         let window = if uneven { UNEVEN } else { HOP };
         check(|story| window_pipeline(story, window, 1, false), by_key(story), &window_sql(window));
+    }
+
+    #[test]
+    fn hopping_over_many_slices(story in stories()) {
+        check(|story| window_pipeline(story, MANY, 1, false), by_key(story), &window_sql(MANY));
+    }
+
+    #[test]
+    fn cumulating(story in stories(), emit_changes in any::<bool>()) {
+        check(|story| window_pipeline(story, CUMULATE, 2, emit_changes), story, &window_sql(CUMULATE));
     }
 
     #[test]
@@ -315,12 +322,22 @@ proptest! {
     }
 
     #[test]
+    fn rows_with_cumulating_windows(story in stories()) {
+        let Window { size, step, offset, .. } = CUMULATE;
+        let sql = format!(
+            "SELECT time, t, key, code, v, ws, we, we - 1 FROM (SELECT *, ws + n * {step} AS we FROM (SELECT *, \
+             (t - (((t - {offset}) % {size}) + {size}) % {size}) AS ws FROM events) \
+             CROSS JOIN generate_series(1, {size} / {step}) AS s(n)) WHERE we > t");
+        check(|story| pipeline(vec![window_rows_stage(story, CUMULATE)]), story, &sql);
+    }
+
+    #[test]
     fn rows_with_their_windows(story in stories()) {
         let sql = format!(
             "SELECT time, t, key, code, v, ws, ws + {0}, ws + {0} - 1 FROM (SELECT *, \
              (t - (((t - 3) % {1}) + {1}) % {1}) - k * {1} AS ws FROM events CROSS JOIN generate_series(0, 3) AS s(k)) \
              WHERE ws + {0} > t", HOP.size, HOP.slide);
-        check(|story| pipeline(vec![window_rows_stage(story)]), story, &sql);
+        check(|story| pipeline(vec![window_rows_stage(story, HOP)]), story, &sql);
     }
 }
 
@@ -391,7 +408,7 @@ fn rows_stage(story: &Story) -> Stage {
     stage(from_stream(story), operators, to_view(&projected, ViewKey::Position))
 }
 
-fn window_rows_stage(story: &Story) -> Stage {
+fn window_rows_stage(story: &Story, window: Window) -> Stage {
     let mut fields: Vec<Field> = schema().fields().iter().map(|field| field.as_ref().clone()).collect();
     for name in ["window_start", "window_end", "window_time"] {
         fields.push(Field::new(name, time_type(), false));
@@ -399,7 +416,7 @@ fn window_rows_stage(story: &Story) -> Stage {
     let schema = Arc::new(arrow::datatypes::Schema::new(fields));
     let operators = vec![Operator::AssignWindows(AssignWindows {
         time_column: 0,
-        window: HOP,
+        window,
         schema: schema.clone(),
     })];
     stage(from_stream(story), operators, to_view(&schema, ViewKey::Position))

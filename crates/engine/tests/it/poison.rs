@@ -2,7 +2,7 @@
 
 use headwater_engine::plan::{AssignWindows, LateRows, Operator, ViewKey, Window};
 
-use crate::oracle::{HOP, TUMBLE};
+use crate::oracle::{HOP, MANY, TUMBLE};
 use crate::support::*;
 use crate::touchy::*;
 
@@ -101,7 +101,13 @@ async fn a_group_that_can_not_be_merged_stays_as_it_was() {
 /// Such a group has no row in the window; the other groups have theirs.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_group_without_a_result_is_left_out_of_its_window() {
-    for (window, emit_changes) in [(TUMBLE, false), (HOP, false), (TUMBLE, true), (HOP, true)] {
+    for (window, emit_changes) in [
+        (TUMBLE, false),
+        (HOP, false),
+        (MANY, false),
+        (TUMBLE, true),
+        (HOP, true),
+    ] {
         for sums_of_a in [[600, 600, 7], [NO_RESULT - 7, 6, 1]] {
             let mut world = World::new(pipeline_of(touchy(), Some(window), emit_changes, 1)).await;
             for (epoch, a) in sums_of_a.into_iter().enumerate() {
@@ -147,11 +153,7 @@ async fn rows_without_a_time_are_in_no_window_and_not_forgotten() {
     let with_windows = std::sync::Arc::new(arrow::datatypes::Schema::new(fields));
     let windows = Operator::AssignWindows(AssignWindows {
         time_column: 0,
-        window: Window {
-            size: 10,
-            slide: 10,
-            offset: 0,
-        },
+        window: Window::hopping(10, 10, 0),
         schema: with_windows.clone(),
     });
     let from = input("events", 1, schema(), time_from_rows(LateRows::Keep));
