@@ -1,11 +1,12 @@
 //! A continuous query in words: its stages, by what rows meet, what each operator keeps and until when.
 
+use std::sync::Arc;
+
 use arrow::datatypes::SchemaRef;
+use datafusion::physical_expr::PhysicalExpr;
 use headwater_catalog::definition::{Definition, Object};
 use headwater_catalog::snapshot::{Change, Snapshot};
-use headwater_engine::plan::{
-    Aggregate, Input, LateRows, Operator, Output, PartialAggregate, Pipeline, Stage, TimeSource, ViewKey,
-};
+use headwater_engine::plan::{Aggregate, Input, LateRows, Operator, Output, Pipeline, Stage, TimeSource, ViewKey};
 use headwater_event::op::OP_COLUMN;
 use headwater_schema::types::type_name;
 
@@ -133,10 +134,26 @@ fn operator(operator: &Operator) -> String {
             format!("project {}", columns.join(", "))
         }
         Operator::AssignWindows(assign) => format!("assign windows: {}", describe_window(assign.window)),
-        Operator::PartialAggregate(partial) => format!("aggregate in part {}; kept until the epoch ends", by(partial)),
+        Operator::PartialAggregate(partial) => {
+            let window = partial
+                .window
+                .map_or(String::new(), |(_, window)| format!(", {}", describe_window(window)));
+            let by = by(&partial.aggregates, &partial.groups, &window);
+            format!("aggregate in part {by}; kept until the epoch ends")
+        }
         Operator::WindowAggregate(aggregate) => format!(
             "aggregate windows {}: {}; kept until the watermark passes the window's end",
             describe_window(aggregate.window),
+            names(&aggregate.aggregates)
+        ),
+        Operator::PartialSessions(partial) => {
+            let session = format!(", SESSION {}", describe(partial.gap));
+            let by = by(&partial.aggregates, &partial.groups, &session);
+            format!("aggregate in part {by}; kept until the epoch ends")
+        }
+        Operator::SessionAggregate(aggregate) => format!(
+            "aggregate sessions SESSION {}: {}; kept until the watermark reaches the session's end",
+            describe(aggregate.gap),
             names(&aggregate.aggregates)
         ),
         Operator::ChangelogAggregate(aggregate) if aggregate.groups == 0 => {
@@ -185,17 +202,14 @@ fn plain(text: &str) -> String {
     plain.replace("count(Int64(1))", "count(*)")
 }
 
-fn by(partial: &PartialAggregate) -> String {
-    let groups: Vec<_> = partial.groups.iter().map(ToString::to_string).collect();
-    let window = partial
-        .window
-        .map_or(String::new(), |(_, window)| format!(", {}", describe_window(window)));
+fn by(aggregates: &[Aggregate], groups: &[Arc<dyn PhysicalExpr>], window: &str) -> String {
+    let groups: Vec<_> = groups.iter().map(ToString::to_string).collect();
     let by = if groups.is_empty() {
         "over all rows".to_owned()
     } else {
         format!("by {}", groups.join(", "))
     };
-    format!("{} {by}{window}", names(&partial.aggregates))
+    format!("{} {by}{window}", names(aggregates))
 }
 
 fn names(aggregates: &[Aggregate]) -> String {

@@ -17,6 +17,7 @@ pub(crate) mod output;
 mod refuse;
 mod retraction;
 mod scan;
+mod sessions;
 pub(crate) mod stages;
 pub(crate) mod tables;
 #[cfg(test)]

@@ -101,12 +101,19 @@ pub fn describe(micros: Micros) -> String {
     format!("{count} {name}{}", if count == 1 { "" } else { "s" })
 }
 
-/// For people: `TUMBLE 1 minute`, `HOP 5 minutes every 1 minute`.
+/// For people: `TUMBLE 1 minute`, `HOP 5 minutes every 1 minute`, `CUMULATE 1 hour by 1 minute`.
 pub fn describe_window(window: Window) -> String {
     let offset = match window.offset {
         0 => String::new(),
         offset => format!(", offset {}", describe(offset)),
     };
+    if window.step < window.size {
+        return format!(
+            "CUMULATE {} by {}{offset}",
+            describe(window.size),
+            describe(window.step)
+        );
+    }
     if window.slide == window.size {
         return format!("TUMBLE {}{offset}", describe(window.size));
     }

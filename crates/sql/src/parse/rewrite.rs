@@ -3,6 +3,7 @@
 //! * `… EMIT CHANGES` is taken off the end of a query.
 //! * Flink's `TABLE(TUMBLE(TABLE t, DESCRIPTOR(ts), INTERVAL '1' MINUTE))` becomes
 //!   `TUMBLE(t, ts, INTERVAL '1' MINUTE)`, and that `TUMBLE((SELECT * FROM t), …)`.
+//! * `SESSION(t PARTITION BY a, b, ts, …)` becomes `SESSION(t, a, b, ts, …)`.
 //! * A `?` is the operator, not a parameter.
 //! * Constructs that are not there yet and that sqlparser would stumble over are refused by name.
 
@@ -46,8 +47,8 @@ fn take_emit_changes(source: &Source, tokens: &mut Vec<TokenWithSpan>) -> Result
 }
 
 /// Removes `TABLE(`…`)` around window functions, `TABLE` before their table and `DESCRIPTOR(`…`)`
-/// around their column.
-fn shorten(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
+/// around their column; puts a comma for `PARTITION BY`.
+fn shorten(mut tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
     let mut removed = vec![false; tokens.len()];
     for at in 0..tokens.len() {
         if !is_window(&tokens, at) {
@@ -64,6 +65,10 @@ fn shorten(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
             (removed[at - 2], removed[at - 1], removed[close + 1]) = (true, true, true);
         }
         removed[at + 2] |= is_word(&tokens[at + 2], "table");
+        if let Some(partition) = partition_by(&tokens, at + 1, close) {
+            tokens[partition].token = Token::Comma;
+            removed[partition + 1] = true;
+        }
         for inside in at + 2..close {
             if is_word(&tokens[inside], "descriptor")
                 && tokens[inside + 1].token == Token::LParen
@@ -74,7 +79,6 @@ fn shorten(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
         }
     }
     let mut removed = removed.into_iter();
-    let mut tokens = tokens;
     tokens.retain(|_| !removed.next().unwrap_or(false));
     tokens
 }
@@ -113,35 +117,37 @@ fn named_tables(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
 }
 
 fn refuse(source: &Source, tokens: &[TokenWithSpan]) -> Result<()> {
-    for (at, pair) in tokens.windows(2).enumerate() {
-        if pair[1].token != Token::LParen {
+    for pair in tokens.windows(2) {
+        if pair[1].token != Token::LParen || !is_word(&pair[0], "match_recognize") {
             continue;
         }
-        let follows_from = at > 0
-            && (["from", "join"].iter().any(|word| is_word(&tokens[at - 1], word))
-                || (at > 1 && tokens[at - 1].token == Token::LParen && is_word(&tokens[at - 2], "table")));
-        let construct = if is_word(&pair[0], "match_recognize") {
-            "MATCH_RECOGNIZE"
-        } else if follows_from && is_word(&pair[0], "session") {
-            "SESSION windows"
-        } else if follows_from && is_word(&pair[0], "cumulate") {
-            "CUMULATE windows"
-        } else {
-            continue;
-        };
-        let verb = if construct.ends_with('s') { "are" } else { "is" };
         return Err(
-            SqlError::unsupported(format!("{construct} {verb} not available in this version"))
+            SqlError::unsupported("MATCH_RECOGNIZE is not available in this version")
                 .at(source.place(pair[0].span))
-                .hint("windows that are: TUMBLE(t, ts, size) and HOP(t, ts, slide, size)"),
+                .hint("what is: aggregates over TUMBLE, HOP, CUMULATE and SESSION windows"),
         );
     }
     Ok(())
 }
 
 fn is_window(tokens: &[TokenWithSpan], at: usize) -> bool {
-    let named = ["tumble", "hop"].iter().any(|name| is_word(&tokens[at], name));
+    let named = ["tumble", "hop", "cumulate", "session"]
+        .iter()
+        .any(|name| is_word(&tokens[at], name));
     named && tokens.get(at + 1).is_some_and(|next| next.token == Token::LParen)
+}
+
+/// Where `PARTITION BY` stands right within the brackets at `open` and `close`.
+fn partition_by(tokens: &[TokenWithSpan], open: usize, close: usize) -> Option<usize> {
+    let mut depth = 0_usize;
+    (open..close).find(|&at| {
+        match tokens[at].token {
+            Token::LParen => depth += 1,
+            Token::RParen => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        depth == 1 && is_word(&tokens[at], "partition") && is_word(&tokens[at + 1], "by")
+    })
 }
 
 /// The index of the bracket that closes the one at `open`.

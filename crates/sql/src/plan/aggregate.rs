@@ -16,7 +16,8 @@ use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::aggregate::LoweredAggregateBuilder;
 use datafusion_functions_aggregate_common::aggregate::groups_accumulator::GroupsAccumulatorAdapter;
 use headwater_engine::plan::{
-    Aggregate, ChangelogAggregate, Operator, PartialAggregate, Retraction, Window, WindowAggregate,
+    Aggregate, ChangelogAggregate, Operator, PartialAggregate, PartialSessions, Retraction, SessionAggregate,
+    WindowAggregate,
 };
 use headwater_event::op::changelog_schema;
 
@@ -24,7 +25,7 @@ use crate::error::{Result, SqlError, find};
 use crate::plan::branch::{Branch, Key, Time};
 use crate::plan::inline::{Inlined, inline, replace};
 use crate::plan::stages::Stages;
-use crate::plan::windows::{WINDOW_END, WINDOW_START};
+use crate::plan::windows::{Spans, WINDOW_END, WINDOW_START};
 
 /// A group of an aggregate over windows.
 enum Group {
@@ -72,7 +73,7 @@ impl Stages<'_> {
     ) -> Result<Branch> {
         let groups = self.groups(&branch, group_expr)?;
         let stays = self.meets(&branch, group_expr);
-        let schema = partial_schema(None, &columns.fields()[..groups.len()], &aggregates);
+        let schema = partial_schema(&[], &columns.fields()[..groups.len()], &aggregates);
         let group_columns: Vec<usize> = (0..groups.len()).collect();
         branch.part.operators.push(Operator::PartialAggregate(PartialAggregate {
             window: None,
@@ -115,6 +116,10 @@ impl Stages<'_> {
         let own: Vec<Column> = windows.columns().into();
         let (group_expr, aggr_expr) = inlined.expressions.split_at(aggregate.group_expr.len());
         let (groups, plain) = self.classify(group_expr, &own)?;
+        if let Spans::Sessions(sessions) = &windows.spans {
+            self.check_session_groups(&plain, sessions)?;
+            self.check_session_filters(&inlined.filters, &own, sessions)?;
+        }
         for expr in aggr_expr {
             if expr.column_refs().iter().any(|column| own.contains(column)) {
                 return Err(self.about_group(
@@ -147,27 +152,50 @@ impl Stages<'_> {
         let fields = aggregate.schema.fields();
         let plain_fields: Vec<FieldRef> = positions(&groups).into_iter().map(|at| fields[at].clone()).collect();
         let stays = self.meets(&branch, &plain);
-        let schema = partial_schema(Some(()), &plain_fields, &aggregates);
-        branch.part.operators.push(Operator::PartialAggregate(PartialAggregate {
-            window: Some((time_column, windows.window)),
-            groups: physical,
-            aggregates: aggregates.clone(),
-            schema: schema.clone(),
-        }));
+        let before: &[&str] = match windows.spans {
+            Spans::Aligned(_) => &["slice"],
+            Spans::Sessions(_) => &["start", "last"],
+        };
+        let schema = partial_schema(before, &plain_fields, &aggregates);
+        branch.part.operators.push(match &windows.spans {
+            Spans::Aligned(window) => Operator::PartialAggregate(PartialAggregate {
+                window: Some((time_column, *window)),
+                groups: physical,
+                aggregates: aggregates.clone(),
+                schema: schema.clone(),
+            }),
+            Spans::Sessions(sessions) => Operator::PartialSessions(PartialSessions {
+                time_column,
+                gap: sessions.gap,
+                groups: physical,
+                aggregates: aggregates.clone(),
+                schema: schema.clone(),
+            }),
+        });
         self.closes_windows(&mut branch);
         if stays.is_none() {
-            branch = self.cut(branch, schema, (1..=plain.len()).collect());
+            let first = before.len();
+            branch = self.cut(branch, schema, (first..first + plain.len()).collect());
         }
-        let emit_changes = self.select.emit_changes;
         let temporary = window_schema(&time_type, &plain_fields, &aggregates);
         let rows = Arc::new(temporary.as_arrow().clone());
-        branch.part.operators.push(Operator::WindowAggregate(WindowAggregate {
-            window: windows.window,
-            groups: plain.len(),
-            aggregates,
-            schema: if emit_changes { changelog_schema(&rows) } else { rows },
-            emit_changes,
-        }));
+        // Of a session nothing is final before it ends, not even where it begins: its row comes then.
+        let emit_changes = self.select.emit_changes && matches!(windows.spans, Spans::Aligned(_));
+        branch.part.operators.push(match &windows.spans {
+            Spans::Aligned(window) => Operator::WindowAggregate(WindowAggregate {
+                window: *window,
+                groups: plain.len(),
+                aggregates,
+                schema: if emit_changes { changelog_schema(&rows) } else { rows },
+                emit_changes,
+            }),
+            Spans::Sessions(sessions) => Operator::SessionAggregate(SessionAggregate {
+                gap: sessions.gap,
+                groups: plain.len(),
+                aggregates,
+                schema: rows,
+            }),
+        });
         branch.rows.changelog = emit_changes;
         branch.rows.columns = temporary;
         self.after_windows(&mut branch, aggregate, &groups, &own, after)?;
@@ -177,7 +205,7 @@ impl Stages<'_> {
             None => Some(positions(&groups)),
         };
         branch.rows.partitioned = partitioned.filter(|columns: &Vec<usize>| !columns.is_empty());
-        known_of_windows(&mut branch, &groups, windows.window);
+        known_of_windows(&mut branch, &groups, &windows.spans);
         Ok(branch)
     }
 
@@ -345,7 +373,7 @@ impl Stages<'_> {
     }
 }
 
-fn known_of_windows(branch: &mut Branch, groups: &[Group], window: Window) {
+fn known_of_windows(branch: &mut Branch, groups: &[Group], spans: &Spans) {
     let bound = |wanted: &[usize]| {
         groups
             .iter()
@@ -358,9 +386,11 @@ fn known_of_windows(branch: &mut Branch, groups: &[Group], window: Window) {
     };
     branch.rows.times = BTreeMap::new();
     for (at, group) in groups.iter().enumerate() {
-        match group {
-            Group::Window(0) => branch.rows.times.insert(at, Time::WindowStart(window)),
-            Group::Window(_) => branch.rows.times.insert(at, Time::WindowEnd),
+        match (group, spans) {
+            (Group::Window(0), Spans::Aligned(window)) => branch.rows.times.insert(at, Time::WindowStart(*window)),
+            // A session may be as long as it likes: its row comes any time after its start.
+            (Group::Window(0), Spans::Sessions(_)) => None,
+            (Group::Window(_), _) => branch.rows.times.insert(at, Time::WindowEnd),
             _ => None,
         };
     }
@@ -374,12 +404,12 @@ fn positions(groups: &[Group]) -> Vec<usize> {
         .collect()
 }
 
-/// `slice` for windows, the groups, the aggregates' states.
-fn partial_schema(window: Option<()>, groups: &[FieldRef], aggregates: &[Aggregate]) -> Arc<Schema> {
-    let mut fields: Vec<FieldRef> = Vec::new();
-    if window.is_some() {
-        fields.push(Arc::new(Field::new("slice", DataType::Int64, false)));
-    }
+/// What says where in time they belong, the groups, the aggregates' states.
+fn partial_schema(before: &[&str], groups: &[FieldRef], aggregates: &[Aggregate]) -> Arc<Schema> {
+    let before = before
+        .iter()
+        .map(|name| Arc::new(Field::new(*name, DataType::Int64, false)));
+    let mut fields: Vec<FieldRef> = before.collect();
     fields.extend(groups.iter().cloned());
     fields.extend(
         aggregates

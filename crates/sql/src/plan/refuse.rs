@@ -139,10 +139,16 @@ impl Visitor for Check<'_> {
             TableFactor::NestedJoin { .. } => self.joins(span),
             TableFactor::Derived { .. } => self.no("LATERAL", span, "write a plain subquery"),
             TableFactor::UNNEST { .. } => self.no("UNNEST", span, "take array elements by index: column[1]"),
-            TableFactor::MatchRecognize { .. } => {
-                self.no("MATCH_RECOGNIZE", span, "aggregate over TUMBLE or HOP windows")
-            }
-            _ => self.no("this in FROM", span, "read from a stream, TUMBLE(…) or HOP(…)"),
+            TableFactor::MatchRecognize { .. } => self.no(
+                "MATCH_RECOGNIZE",
+                span,
+                "aggregate over TUMBLE, HOP, CUMULATE or SESSION windows",
+            ),
+            _ => self.no(
+                "this in FROM",
+                span,
+                "read from a stream, TUMBLE(…), HOP(…), CUMULATE(…) or SESSION(…)",
+            ),
         }
     }
 

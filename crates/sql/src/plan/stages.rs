@@ -26,7 +26,7 @@ use headwater_schema::column::Column as StoredColumn;
 use crate::error::{Result, SqlError, find, translate};
 use crate::functions::json;
 use crate::plan::branch::{Branch, Key, Part, Rows, Source, Time};
-use crate::plan::windows::Windows;
+use crate::plan::windows::{Spans, Windows};
 use crate::plan::{self, unexpected};
 use crate::statement::Select;
 
@@ -145,6 +145,9 @@ impl Stages<'_> {
         if branch.rows.changelog {
             return Err(self.refused("a window over a result that changes"));
         }
+        let Spans::Aligned(window) = windows.spans else {
+            return Err(self.session_without_aggregate());
+        };
         let time_column = self.time_column(branch, windows)?;
         let time_type = branch.rows.columns.field(time_column).data_type().clone();
         let before = branch.rows.columns.clone();
@@ -155,7 +158,7 @@ impl Stages<'_> {
         let count = before.fields().len();
         branch.part.operators.push(Operator::AssignWindows(AssignWindows {
             time_column,
-            window: windows.window,
+            window,
             schema: Arc::new(Schema::new(fields)),
         }));
         let schema = datafusion::logical_expr::UserDefinedLogicalNodeCore::schema(windows).clone();
@@ -179,7 +182,7 @@ impl Stages<'_> {
             });
         let columns = columns.collect();
         branch.push_project(columns, schema.as_arrow().clone());
-        branch.rows.times.insert(count, Time::WindowStart(windows.window));
+        branch.rows.times.insert(count, Time::WindowStart(window));
         branch.rows.times.insert(count + 1, Time::WindowEnd);
         branch.rows.times.insert(count + 2, Time::WindowEnd);
         branch.rows.moved(&from);
@@ -198,7 +201,7 @@ impl Stages<'_> {
             .ok_or_else(|| SqlError::internal(format!("the time column {name} is not among the rows")))?;
         match branch.rows.times.get(&at) {
             Some(Time::Event | Time::WindowEnd) => Ok(at),
-            Some(Time::WindowStart(inner)) if nests(*inner, windows.window) => Ok(at),
+            Some(Time::WindowStart(inner)) if nests(*inner, &windows.spans) => Ok(at),
             Some(Time::WindowStart(_)) => Err(SqlError::invalid(format!(
                 "these windows don't end where those behind {name} end, so their rows would come late"
             ))
@@ -433,7 +436,8 @@ fn stored(result: &DFSchema) -> Vec<StoredColumn> {
 
 /// Whether every window of `outer` ends where one of `inner` does, so that the inner rows, which come
 /// when their window ends, are there when the outer one closes.
-fn nests(inner: Window, outer: Window) -> bool {
+fn nests(inner: Window, outer: &Spans) -> bool {
+    let Spans::Aligned(outer) = outer else { return false };
     let aligned = (outer.offset + outer.size - inner.offset - inner.size) % inner.slide == 0;
-    inner.slide == inner.size && outer.slide % inner.size == 0 && aligned
+    inner.is_tumbling() && outer.slide % inner.size == 0 && outer.step % inner.size == 0 && aligned
 }

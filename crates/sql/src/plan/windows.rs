@@ -1,11 +1,12 @@
-//! `TUMBLE` and `HOP` in FROM.
+//! `TUMBLE`, `HOP`, `CUMULATE` and `SESSION` in FROM.
 //!
 //! In a continuous query they become a [`Windows`] node, which the engine's operators stand for
-//! later. In a one-off query they become a projection with the arithmetic of
-//! [`crate::functions::windows`].
+//! later. In a one-off query they become what DataFusion has: a projection with the arithmetic of
+//! [`crate::functions::windows`], or window functions (see [`sessions`]).
 
 mod call;
 mod node;
+mod sessions;
 
 use std::sync::Arc;
 
@@ -15,10 +16,10 @@ use datafusion::logical_expr::{Expr, Extension, LogicalPlan, LogicalPlanBuilder,
 use datafusion::sql::sqlparser::ast::TableFactor;
 use headwater_engine::plan::Window;
 
-use crate::functions::windows::WindowStarts;
+use crate::functions::windows::WindowEnds;
 use crate::plan::windows::call::Call;
 
-pub use node::Windows;
+pub use node::{Sessions, Spans, Windows};
 
 pub const WINDOW_START: &str = "window_start";
 pub const WINDOW_END: &str = "window_end";
@@ -58,12 +59,13 @@ impl RelationPlanner for Planner {
         let input = context.plan(call.table)?;
         let time = call::time_column(call.time, input.schema(), context)?;
         let (input, time) = in_micros(input, time)?;
-        let window = call.window.resolve(context)?;
-        let plan = match self.usage {
-            Use::Continuous => LogicalPlan::Extension(Extension {
-                node: Arc::new(Windows::new(input, time, window)?),
+        let spans = call.window.resolve(input.schema(), context)?;
+        let plan = match (self.usage, spans) {
+            (Use::Continuous, spans) => LogicalPlan::Extension(Extension {
+                node: Arc::new(Windows::new(input, time, spans)?),
             }),
-            Use::OneOff => one_off(input, &time, window)?,
+            (Use::OneOff, Spans::Aligned(window)) => one_off(input, &time, window)?,
+            (Use::OneOff, Spans::Sessions(sessions)) => sessions::one_off(input, &time, &sessions)?,
         };
         let planned = PlannedRelation::new(plan, call.alias);
         Ok(RelationPlanning::Planned(Box::new(planned)))
@@ -114,20 +116,30 @@ fn one_off(input: LogicalPlan, time: &Column, window: Window) -> Result<LogicalP
         .into_iter()
         .map(|at| Expr::Column(Column::from(schema.qualified_field(at))))
         .collect();
-    let starts = ScalarUDF::new_from_impl(WindowStarts::new(window)).call(vec![Expr::Column(time.clone())]);
+    let ends_of =
+        |window: Window| ScalarUDF::new_from_impl(WindowEnds::new(window)).call(vec![Expr::Column(time.clone())]);
     let mut columns = visible.clone();
-    columns.push(starts.alias(WINDOW_START));
+    columns.push(ends_of(window).alias(WINDOW_END));
+    // A window that grows begins where the one does that it grows to be.
+    let grows = window.step < window.size;
+    if grows {
+        let whole = ends_of(Window::hopping(window.size, window.size, window.offset));
+        columns.push((whole - interval(window.size)).alias(WINDOW_START));
+    }
     let mut plan = LogicalPlanBuilder::from(input)
         .filter(Expr::Column(time.clone()).is_not_null())?
         .project(columns)?;
     // Unnesting drops the qualifier, so the column gets it last.
-    let start = Column::new_unqualified(WINDOW_START);
-    if window.slide != window.size {
-        plan = plan.unnest_column(start.clone())?;
+    let end = Column::new_unqualified(WINDOW_END);
+    if !window.is_tumbling() {
+        plan = plan.unnest_column(end.clone())?;
     }
-    let start = Expr::Column(start);
-    let end = start.clone() + interval(window.size);
-    let last = start.clone() + interval(window.size - 1);
+    let end = Expr::Column(end);
+    let start = match grows {
+        true => Expr::Column(Column::new_unqualified(WINDOW_START)),
+        false => end.clone() - interval(window.size),
+    };
+    let last = end.clone() - interval(1);
     let mut columns = visible;
     columns.extend([
         start.alias_qualified(relation.clone(), WINDOW_START),

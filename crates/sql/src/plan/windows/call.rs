@@ -1,5 +1,6 @@
 //! The call of a window function, as it was written: `TUMBLE(table, time, size [, offset])`,
-//! `HOP(table, time, slide, size [, offset])`.
+//! `HOP(table, time, slide, size [, offset])`, `CUMULATE(table, time, step, size [, offset])`,
+//! `SESSION(table [PARTITION BY columns], time, gap)`.
 
 use datafusion::common::{Column, DFSchema, DataFusionError, ExprSchema, Result};
 use datafusion::logical_expr::Expr;
@@ -12,6 +13,7 @@ use headwater_engine::plan::Window;
 use headwater_event::clock::Micros;
 
 use crate::error::{Kind, Place, SqlError};
+use crate::plan::windows::{Sessions, Spans};
 use crate::time;
 
 pub struct Call {
@@ -21,11 +23,73 @@ pub struct Call {
     pub alias: Option<TableAlias>,
 }
 
-/// A window whose sizes are not yet computed.
-pub struct WindowCall {
-    slide: Option<ast::Expr>,
-    size: ast::Expr,
-    offset: Option<ast::Expr>,
+/// Windows whose sizes are not yet computed.
+pub enum WindowCall {
+    Aligned {
+        function: Function,
+        /// The slide of a HOP, the step of a CUMULATE.
+        part: Option<ast::Expr>,
+        size: ast::Expr,
+        offset: Option<ast::Expr>,
+    },
+    Session {
+        partition_by: Vec<ast::Expr>,
+        gap: ast::Expr,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Function {
+    Tumble,
+    Hop,
+    Cumulate,
+    Session,
+}
+
+impl Function {
+    fn of(name: &ObjectName) -> Option<Self> {
+        Some(match name.to_string().to_ascii_lowercase().as_str() {
+            "tumble" => Self::Tumble,
+            "hop" => Self::Hop,
+            "cumulate" => Self::Cumulate,
+            "session" => Self::Session,
+            _ => return None,
+        })
+    }
+
+    fn usage(self) -> &'static str {
+        match self {
+            Self::Tumble => "write TUMBLE(table, time column, INTERVAL '1 minute')",
+            Self::Hop => "write HOP(table, time column, INTERVAL 'slide', INTERVAL 'size'); the slide comes first",
+            Self::Cumulate => {
+                "write CUMULATE(table, time column, INTERVAL 'step', INTERVAL 'size'); the step comes first"
+            }
+            Self::Session => "write SESSION(table PARTITION BY column, time column, INTERVAL 'gap')",
+        }
+    }
+
+    /// The arguments after the table.
+    fn window(self, mut arguments: Vec<ast::Expr>) -> Option<(ast::Expr, WindowCall)> {
+        if self == Self::Session {
+            let gap = arguments.pop()?;
+            let time = arguments.pop()?;
+            let partition_by = arguments;
+            return Some((time, WindowCall::Session { partition_by, gap }));
+        }
+        let mut left = arguments.into_iter();
+        let time = left.next()?;
+        let part = match self {
+            Self::Hop | Self::Cumulate => Some(left.next()?),
+            Self::Tumble | Self::Session => None,
+        };
+        let call = WindowCall::Aligned {
+            function: self,
+            part,
+            size: left.next()?,
+            offset: left.next(),
+        };
+        left.next().is_none().then_some((time, call))
+    }
 }
 
 impl Call {
@@ -40,13 +104,10 @@ impl Call {
         else {
             return Ok(None);
         };
-        let hops = match name.to_string().to_ascii_lowercase().as_str() {
-            "tumble" => false,
-            "hop" => true,
-            _ => return Ok(None),
+        let Some(function) = Function::of(name) else {
+            return Ok(None);
         };
-        let usage = if hops { HOP } else { TUMBLE };
-        let span = name.span();
+        let usage = function.usage();
         let mut arguments = Vec::new();
         for argument in &args.args {
             match argument {
@@ -57,64 +118,85 @@ impl Call {
                 }
             }
         }
-        let wrong = || {
-            let error = SqlError::invalid(format!("{name} can't have {} arguments", arguments.len())).hint(usage);
-            external(error, span, &name.to_string())
+        let count = arguments.len();
+        let window = match count {
+            0 => None,
+            _ => function.window(arguments.split_off(1)),
         };
-        let mut left = arguments.clone().into_iter();
-        let (Some(table), Some(time)) = (left.next(), left.next()) else {
-            return Err(wrong());
+        let (Some((time, window)), Some(table)) = (window, arguments.pop()) else {
+            let error = SqlError::invalid(format!("{name} can't have {count} arguments")).hint(usage);
+            return Err(external(error, name.span(), &name.to_string()));
         };
-        let slide = if hops {
-            Some(left.next().ok_or_else(wrong)?)
-        } else {
-            None
-        };
-        let size = left.next().ok_or_else(wrong)?;
-        let offset = left.next();
-        if left.next().is_some() {
-            return Err(wrong());
-        }
         Ok(Some(Self {
             table: table_of(factor, table, usage)?,
             time,
-            window: WindowCall { slide, size, offset },
+            window,
             alias: alias.clone(),
         }))
     }
 }
 
-const TUMBLE: &str = "write TUMBLE(table, time column, INTERVAL '1 minute')";
-const HOP: &str = "write HOP(table, time column, INTERVAL 'slide', INTERVAL 'size'); the slide comes first";
-
 impl WindowCall {
-    pub fn resolve(self, context: &mut dyn RelationPlannerContext) -> Result<Window> {
-        let (size, size_span, size_text) = interval(self.size, context)?;
-        let slide = self.slide.map(|slide| interval(slide, context)).transpose()?;
-        let offset = self.offset.map(|offset| interval(offset, context)).transpose()?;
-        if size <= 0 {
-            let error = SqlError::invalid("the size of a window is greater than 0");
-            return Err(external(error, size_span, &size_text));
+    pub fn resolve(self, schema: &DFSchema, context: &mut dyn RelationPlannerContext) -> Result<Spans> {
+        match self {
+            Self::Aligned {
+                function,
+                part,
+                size,
+                offset,
+            } => Ok(Spans::Aligned(aligned(function, part, size, offset, context)?)),
+            Self::Session { partition_by, gap } => {
+                let keys = partition_by.into_iter().map(|key| key_column(key, schema, context));
+                let partition_by = keys.collect::<Result<_>>()?;
+                let (gap, span, text) = interval(gap, context)?;
+                if gap <= 0 {
+                    let error = SqlError::invalid("the gap of a SESSION is greater than 0");
+                    return Err(external(error, span, &text));
+                }
+                Ok(Spans::Sessions(Sessions { partition_by, gap }))
+            }
         }
-        let (slide, slide_span, slide_text) = slide.unwrap_or((size, size_span, size_text));
-        if slide <= 0 || slide > size {
-            let error = SqlError::invalid("the slide of a HOP is greater than 0 and at most its size")
-                .hint("the slide comes first: HOP(table, time, slide, size)");
-            return Err(external(error, slide_span, &slide_text));
-        }
-        if size / slide > WINDOWS_PER_ROW_MAX {
-            let error = SqlError::invalid(format!(
-                "every row would be in {} windows; at most {WINDOWS_PER_ROW_MAX} are allowed",
-                size / slide
-            ));
-            return Err(external(error, slide_span, &slide_text));
-        }
-        Ok(Window {
-            size,
-            slide,
-            offset: offset.map_or(0, |(offset, ..)| offset.rem_euclid(slide)),
-        })
     }
+}
+
+fn aligned(
+    function: Function,
+    part: Option<ast::Expr>,
+    size: ast::Expr,
+    offset: Option<ast::Expr>,
+    context: &mut dyn RelationPlannerContext,
+) -> Result<Window> {
+    let (size, size_span, size_text) = interval(size, context)?;
+    let part = part.map(|part| interval(part, context)).transpose()?;
+    let offset = offset.map(|offset| interval(offset, context)).transpose()?;
+    if size <= 0 {
+        let error = SqlError::invalid("the size of a window is greater than 0");
+        return Err(external(error, size_span, &size_text));
+    }
+    let (part, span, text) = part.unwrap_or((size, size_span, size_text));
+    let refused = |error: SqlError| Err(external(error, span, &text));
+    if part <= 0 || part > size {
+        return refused(match function {
+            Function::Cumulate => SqlError::invalid("the step of a CUMULATE is greater than 0 and at most its size")
+                .hint("the step comes first: CUMULATE(table, time, step, size)"),
+            _ => SqlError::invalid("the slide of a HOP is greater than 0 and at most its size")
+                .hint("the slide comes first: HOP(table, time, slide, size)"),
+        });
+    }
+    if function == Function::Cumulate && size % part != 0 {
+        return refused(SqlError::invalid("the size of a CUMULATE is a multiple of its step"));
+    }
+    if size / part > WINDOWS_PER_ROW_MAX {
+        return refused(SqlError::invalid(format!(
+            "every row would be in {} windows; at most {WINDOWS_PER_ROW_MAX} are allowed",
+            size / part
+        )));
+    }
+    let offset = offset.map_or(0, |(offset, ..)| offset);
+    Ok(match function {
+        Function::Cumulate => Window::cumulating(size, part, offset.rem_euclid(size)),
+        _ => Window::hopping(size, part, offset.rem_euclid(part)),
+    })
 }
 
 /// How many windows a row may be in.
@@ -141,6 +223,19 @@ pub fn time_column(time: ast::Expr, schema: &DFSchema, context: &mut dyn Relatio
         return Err(external(error, span, &text));
     }
     Ok(column)
+}
+
+/// A column that sessions are told apart by.
+fn key_column(key: ast::Expr, schema: &DFSchema, context: &mut dyn RelationPlannerContext) -> Result<Column> {
+    let (span, text) = (key.span(), key.to_string());
+    match context.sql_to_expr(key, schema)? {
+        Expr::Column(column) => Ok(column),
+        _ => {
+            let error = SqlError::invalid(format!("a SESSION is partitioned by columns, not by {text}"))
+                .hint("compute it in a subquery: SESSION((SELECT …, expression AS key FROM …) PARTITION BY key, …)");
+            Err(external(error, span, &text))
+        }
+    }
 }
 
 /// The first argument: a name, or a query in brackets.

@@ -1,6 +1,7 @@
 //! The logical plan's node for windows in FROM.
 
 use std::cmp::Ordering;
+use std::collections::HashSet;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
@@ -9,9 +10,26 @@ use arrow::datatypes::{Field, FieldRef};
 use datafusion::common::{Column, DFSchema, DFSchemaRef, DataFusionError, ExprSchema, Result, TableReference};
 use datafusion::logical_expr::{Expr, LogicalPlan, UserDefinedLogicalNodeCore};
 use headwater_engine::plan::Window;
+use headwater_event::clock::Micros;
 
 use crate::plan::windows::{WINDOW_COLUMNS, passed};
-use crate::time::describe_window;
+use crate::time::{describe, describe_window};
+
+/// What windows rows are in.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd)]
+pub enum Spans {
+    /// Those that begin and end at times known before any row.
+    Aligned(Window),
+    Sessions(Sessions),
+}
+
+/// A window for every stretch of rows with the same values in some columns, each row closer than
+/// `gap` to the next.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd)]
+pub struct Sessions {
+    pub partition_by: Vec<Column>,
+    pub gap: Micros,
+}
 
 /// Each row of `input` once for every window that holds its time, with the window's columns after
 /// its own.
@@ -19,12 +37,21 @@ use crate::time::describe_window;
 pub struct Windows {
     pub input: LogicalPlan,
     pub time: Column,
-    pub window: Window,
+    pub spans: Spans,
     schema: DFSchemaRef,
 }
 
+impl Spans {
+    fn partition_by(&self) -> &[Column] {
+        match self {
+            Self::Aligned(_) => &[],
+            Self::Sessions(sessions) => &sessions.partition_by,
+        }
+    }
+}
+
 impl Windows {
-    pub fn new(input: LogicalPlan, time: Column, window: Window) -> Result<Self> {
+    pub fn new(input: LogicalPlan, time: Column, spans: Spans) -> Result<Self> {
         let from = input.schema();
         let time_type = from.field_from_column(&time)?.data_type().clone();
         let mut fields: Vec<(Option<TableReference>, FieldRef)> = passed(from)
@@ -43,7 +70,7 @@ impl Windows {
         Ok(Self {
             input,
             time,
-            window,
+            spans,
             schema: Arc::new(schema),
         })
     }
@@ -68,29 +95,57 @@ impl UserDefinedLogicalNodeCore for Windows {
     }
 
     fn expressions(&self) -> Vec<Expr> {
-        vec![Expr::Column(self.time.clone())]
+        let time = std::iter::once(&self.time);
+        time.chain(self.spans.partition_by())
+            .cloned()
+            .map(Expr::Column)
+            .collect()
     }
 
-    fn prevent_predicate_push_down_columns(&self) -> std::collections::HashSet<String> {
-        WINDOW_COLUMNS.map(str::to_owned).into()
+    fn prevent_predicate_push_down_columns(&self) -> HashSet<String> {
+        let windows = WINDOW_COLUMNS.iter().map(|name| (*name).to_owned());
+        match &self.spans {
+            Spans::Aligned(_) => windows.collect(),
+            // Without a row, two sessions may come of one.
+            Spans::Sessions(sessions) => {
+                let is_key = |name: &&String| sessions.partition_by.iter().any(|column| column.name == **name);
+                let fields = self.input.schema().fields().iter().map(|field| field.name());
+                windows.chain(fields.filter(|name| !is_key(name)).cloned()).collect()
+            }
+        }
     }
 
     fn fmt_for_explain(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "Windows: {} by {}", describe_window(self.window), self.time.name)
+        match &self.spans {
+            Spans::Aligned(window) => write!(f, "Windows: {} by {}", describe_window(*window), self.time.name),
+            Spans::Sessions(sessions) => write!(f, "Windows: SESSION {} by {}", describe(sessions.gap), self.time.name),
+        }
     }
 
     fn with_exprs_and_inputs(&self, exprs: Vec<Expr>, inputs: Vec<LogicalPlan>) -> Result<Self> {
-        let (Some(input), Some(Expr::Column(time))) = (inputs.into_iter().next(), exprs.into_iter().next()) else {
+        let columns = exprs.into_iter().map(|expr| match expr {
+            Expr::Column(column) => Ok(column),
+            other => Err(DataFusionError::Internal(format!("windows by {other}"))),
+        });
+        let mut columns = columns.collect::<Result<Vec<_>>>()?.into_iter();
+        let (Some(input), Some(time)) = (inputs.into_iter().next(), columns.next()) else {
             return Err(DataFusionError::Internal(
                 "windows have one input and a time column".to_owned(),
             ));
         };
-        Self::new(input, time, self.window)
+        let spans = match &self.spans {
+            Spans::Aligned(window) => Spans::Aligned(*window),
+            Spans::Sessions(sessions) => Spans::Sessions(Sessions {
+                partition_by: columns.collect(),
+                gap: sessions.gap,
+            }),
+        };
+        Self::new(input, time, spans)
     }
 
     fn necessary_children_exprs(&self, output_columns: &[usize]) -> Option<Vec<Vec<usize>>> {
         let passed = passed(self.input.schema());
-        // The time column is needed as well, but it is one of `expressions`.
+        // The time column and the keys are needed as well, but they are among the `expressions`.
         let needed = output_columns.iter().filter_map(|&at| passed.get(at).copied());
         Some(vec![needed.collect()])
     }
@@ -100,14 +155,13 @@ impl Hash for Windows {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.input.hash(state);
         self.time.hash(state);
-        (self.window.size, self.window.slide, self.window.offset).hash(state);
+        self.spans.hash(state);
     }
 }
 
 impl PartialOrd for Windows {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        let key = |node: &Self| (node.window.size, node.window.slide, node.window.offset);
-        match key(self).cmp(&key(other)) {
+        match self.spans.partial_cmp(&other.spans)? {
             Ordering::Equal if self == other => Some(Ordering::Equal),
             Ordering::Equal => self.input.partial_cmp(&other.input).filter(|order| order.is_ne()),
             unequal => Some(unequal),
