@@ -55,7 +55,7 @@ const fn windows(name: &'static str, view: bool, select: &'static str, closed_by
 }
 
 /// Each may read from those before it.
-const QUERIES: [Query; 25] = [
+const QUERIES: [Query; 30] = [
     stream(
         "shaped",
         "SELECT id, upper(key) AS key, CASE WHEN n > 0 THEN 'plus' WHEN n < 0 THEN 'minus' WHEN n = 0 THEN 'zero' END AS sign,
@@ -114,6 +114,36 @@ const QUERIES: [Query; 25] = [
          FROM TUMBLE(events, at, INTERVAL '1 minute', INTERVAL '-13 seconds') GROUP BY window_end, flag HAVING count(*) > 2",
         "window_end",
     ),
+    windows(
+        "cumulates",
+        false,
+        "SELECT window_start, window_end, flag, count(*) AS events, sum(n) AS n, min(other) AS first
+         FROM CUMULATE(events, at, INTERVAL '50 seconds', INTERVAL '5 minutes', INTERVAL '20 seconds')
+         GROUP BY window_start, window_end, flag",
+        "window_end",
+    ),
+    windows(
+        "slides",
+        false,
+        "SELECT window_end, key, count(*) AS events, sum(n) AS n, max(other) AS last
+         FROM HOP(events, at, INTERVAL '30 seconds', INTERVAL '10 minutes') GROUP BY window_end, key",
+        "window_end",
+    ),
+    windows(
+        "sessions",
+        false,
+        "SELECT window_start, window_end, key, count(*) AS events, sum(n) AS n, avg(x) AS x, count(DISTINCT other) AS others
+         FROM SESSION(events PARTITION BY key, at, INTERVAL '45 seconds') GROUP BY window_start, window_end, key",
+        "window_end",
+    ),
+    windows(
+        "bursts",
+        true,
+        "SELECT window_start, count(*) AS events, max(n) AS n
+         FROM (SELECT window_start, window_end, n FROM SESSION((SELECT * FROM events WHERE n <> 3), at, INTERVAL '8 seconds'))
+         GROUP BY window_start, window_end",
+        "window_start",
+    ),
     stream(
         "marked",
         "SELECT id, window_start, window_end FROM HOP(events, at, INTERVAL '1 minute', INTERVAL '2 minutes') WHERE n > 0",
@@ -134,6 +164,13 @@ const QUERIES: [Query; 25] = [
         false,
         "SELECT window_start, sum(events) AS events, sum(n) AS n, count(*) AS groups
          FROM TUMBLE(tumbles, window_start, INTERVAL '9 minutes') GROUP BY window_start",
+        "window_start",
+    ),
+    windows(
+        "sessions_of_sessions",
+        false,
+        "SELECT window_start, key, sum(events) AS events, count(*) AS sessions
+         FROM SESSION(sessions PARTITION BY key, window_end, INTERVAL '2 minutes') GROUP BY window_start, window_end, key",
         "window_start",
     ),
     windows(
