@@ -6,7 +6,9 @@ use arrow::datatypes::SchemaRef;
 use datafusion::physical_expr::PhysicalExpr;
 use headwater_catalog::definition::{Definition, Object};
 use headwater_catalog::snapshot::{Change, Snapshot};
-use headwater_engine::plan::{Aggregate, Input, LateRows, Operator, Output, Pipeline, Stage, TimeSource, ViewKey};
+use headwater_engine::plan::{
+    Aggregate, Input, Join, JoinKind, LateRows, Operator, Output, Pipeline, Reach, Stage, TimeSource, ViewKey,
+};
 use headwater_event::op::OP_COLUMN;
 use headwater_schema::types::type_name;
 
@@ -169,7 +171,47 @@ fn operator(operator: &Operator) -> String {
             "aggregate again when a row comes or goes: {}; keeps every row",
             names(&aggregate.aggregates)
         ),
+        Operator::Join(join) => join_in_words(join),
+        Operator::TopN(_) | Operator::Over(_) | Operator::ChangelogOver(_) => String::new(),
         Operator::NumberCopies(_) => "number equal rows; keeps one count for each row".to_owned(),
+    }
+}
+
+fn join_in_words(join: &Join) -> String {
+    let kind = match join.kind {
+        JoinKind::Inner => "join",
+        JoinKind::Left => "left join",
+        JoinKind::Right => "right join",
+        JoinKind::Full => "full join",
+        JoinKind::LeftSemi => "keep rows with a match",
+        JoinKind::LeftAnti => "keep rows without a match",
+    };
+    let keys: Vec<_> = join
+        .left
+        .keys
+        .iter()
+        .map(|&key| join.schema.field(key).name().as_str())
+        .collect();
+    let filter = join.filter.as_ref().map_or(String::new(), |filter| {
+        format!(", where {}", plain(&filter.to_string()))
+    });
+    let kept = match join.reach {
+        None => "keeps every row".to_owned(),
+        Some(Reach { lower: 0, upper: 0, .. }) => "at the same time; kept until the watermark passes it".to_owned(),
+        Some(Reach { lower, upper, .. }) => format!(
+            "right rows from {} to {}; kept until the watermark passes that",
+            distance(lower),
+            distance(upper)
+        ),
+    };
+    format!("{kind} by {}{filter}; {kept}", keys.join(", "))
+}
+
+fn distance(micros: i64) -> String {
+    match micros {
+        0 => "the same time".to_owned(),
+        before if before < 0 => format!("{} before", describe(-before)),
+        after => format!("{} after", describe(after)),
     }
 }
 

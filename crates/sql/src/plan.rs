@@ -11,6 +11,7 @@
 mod aggregate;
 pub(crate) mod branch;
 mod inline;
+mod join;
 mod logical;
 pub mod naming;
 pub(crate) mod output;

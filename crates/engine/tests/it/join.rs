@@ -9,7 +9,7 @@ use arrow::datatypes::{DataType, Field, Int8Type, Schema, SchemaRef};
 use datafusion::logical_expr::lit;
 use datafusion::prelude::{Expr, col};
 use headwater_engine::engine::{Engine, EngineOptions, Running};
-use headwater_engine::plan::{Join, JoinKind, JoinSide, LateRows, Operator, Output, Pipeline, Reach};
+use headwater_engine::plan::{Join, JoinKind, JoinSide, LateRows, Operator, Output, Pipeline, Reach, TimeSource};
 use headwater_event::clock::{ManualClock, Micros};
 use headwater_event::offset::TopicPartition;
 use headwater_event::op::{Op, changelog_schema, is_changelog, op_field};
@@ -18,7 +18,7 @@ use headwater_log::topic::{Cleanup, TopicSpec};
 use headwater_log::{Log, Produced};
 use proptest::prelude::*;
 
-use crate::support::{DELAY, END, input, physical, pipeline, sorted, stage, texts, time_from_rows, time_type};
+use crate::support::{DELAY, END, input, physical, pipeline, sorted, stage, texts, time_type};
 
 /// On the left the columns `time, k, v, text`, on the right `time, k, v`.
 #[derive(Clone, Debug, PartialEq)]
@@ -144,7 +144,12 @@ impl Query {
     }
 
     fn pipeline(self) -> Pipeline {
-        let from = input("both", 1, union_schema(self.changelog), time_from_rows(LateRows::Keep));
+        let time = TimeSource::Rows {
+            column: 1,
+            delay: DELAY,
+            late: LateRows::Keep,
+        };
+        let from = input("both", 1, union_schema(self.changelog), time);
         let to = Output::Topic {
             topic: "out".into(),
             partitions: 1,
@@ -207,16 +212,18 @@ impl World {
     async fn new(query: Query) -> Self {
         let clock = ManualClock::new(1_000_000_000);
         let log = MemoryLog::new(clock.clone());
-        let spec = TopicSpec {
-            name: "both".to_owned(),
-            schema: union_schema(query.changelog),
-            partitions: 1,
-            cleanup: Cleanup::Delete {
-                retention_ms: None,
-                retention_bytes: None,
-            },
-        };
-        log.create_topic(spec).await.unwrap();
+        for (name, schema) in [("both", union_schema(query.changelog)), ("out", query.join().schema)] {
+            let spec = TopicSpec {
+                name: name.to_owned(),
+                schema,
+                partitions: 1,
+                cleanup: Cleanup::Delete {
+                    retention_ms: None,
+                    retention_bytes: None,
+                },
+            };
+            log.create_topic(spec).await.unwrap();
+        }
         let options = EngineOptions {
             threads: 1,
             epoch_bytes_max: 2_000,
@@ -261,6 +268,8 @@ impl World {
 
     /// What its output adds up to. Nothing is retracted that was not there.
     async fn result(&self) -> Vec<String> {
+        let status = self.running.as_ref().unwrap().status();
+        assert!(status.iter().all(|task| task.restarts == 0), "{status:?}");
         let read = self
             .log
             .read(&TopicPartition::new("out", 0), 0, usize::MAX, None)
@@ -554,7 +563,5 @@ async fn rows_that_the_condition_fails_for_go_alone() {
         world.caught_up().await;
         let expected = ["0|1|5|NULL|1|1|7", "0|2|6|NULL|NULL|NULL|NULL", "0|3|7|NULL|1|3|9"];
         assert_eq!(world.result().await, expected, "{reach:?}");
-        let status = world.running.as_ref().unwrap().status();
-        assert!(status.iter().all(|task| task.restarts == 0), "{status:?}");
     }
 }

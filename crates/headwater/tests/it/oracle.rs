@@ -55,7 +55,7 @@ const fn windows(name: &'static str, view: bool, select: &'static str, closed_by
 }
 
 /// Each may read from those before it.
-const QUERIES: [Query; 30] = [
+const QUERIES: &[Query] = &[
     stream(
         "shaped",
         "SELECT id, upper(key) AS key, CASE WHEN n > 0 THEN 'plus' WHEN n < 0 THEN 'minus' WHEN n = 0 THEN 'zero' END AS sign,
@@ -210,6 +210,49 @@ const QUERIES: [Query; 30] = [
         false,
         "SELECT window_start, key, count(*) AS rows FROM TUMBLE(both, at, INTERVAL '2 minutes') GROUP BY window_start, key",
         "window_start",
+    ),
+    stream(
+        "pairs",
+        "SELECT a.id AS id, b.id AS next, a.at AS at, b.at AS later, b.x FROM events a JOIN events b
+         ON a.key = b.key AND b.at BETWEEN a.at - INTERVAL '30 seconds' AND a.at + INTERVAL '1 minute' AND b.n >= a.n
+         WHERE a.n > 5",
+    ),
+    windows(
+        "windows_of_pairs",
+        false,
+        "SELECT window_start, count(*) AS pairs, count(DISTINCT id) AS ids FROM TUMBLE(pairs, at, INTERVAL '2 minutes') GROUP BY window_start",
+        "window_start",
+    ),
+    windows(
+        "unanswered",
+        true,
+        "SELECT a.id AS id, a.at AS at, b.id AS answer FROM events a LEFT JOIN (SELECT * FROM shaped WHERE sign = 'plus') b
+         ON b.name = a.other AND b.at > a.at AND b.at <= a.at + INTERVAL '20 seconds' WHERE a.flag",
+        "at",
+    ),
+    stream(
+        "in_one_window",
+        "SELECT a.window_start, a.id AS id, b.id AS other FROM TUMBLE(events, at, INTERVAL '1 minute') a
+         JOIN HOP(events, at, INTERVAL '1 minute', INTERVAL '1 minute') b
+         ON a.window_start = b.window_start AND a.window_end = b.window_end AND a.key = b.other WHERE b.n > 7",
+    ),
+    view(
+        "with_basic",
+        "SELECT e.id, e.key, b.events, b.low FROM events e JOIN basic b ON e.key = b.key WHERE e.n > 8",
+    ),
+    view(
+        "with_shaped",
+        "SELECT e.id, s.sign, s.hour FROM events e LEFT JOIN shaped s ON e.id = s.id AND s.y > e.x",
+    ),
+    view(
+        "keys_and_others",
+        "SELECT b.key, b.events, o.other, o.others FROM basic b FULL JOIN
+         (SELECT other, count(*) AS others FROM events GROUP BY other) o ON b.key = o.other",
+    ),
+    view("members", "SELECT id FROM events WHERE other IN (SELECT first FROM basic WHERE events % 2 = 1)"),
+    view(
+        "strangers",
+        "SELECT e.id, e.key FROM events e WHERE NOT EXISTS (SELECT 1 FROM basic b WHERE b.key = e.other AND b.n > 0)",
     ),
 ];
 
@@ -398,7 +441,10 @@ async fn compare(instance: &Embedded, query: &Query, seed: u64) {
 
 async fn create(instance: &Embedded, query: &Query) {
     let kind = if query.view { "MATERIALIZED VIEW" } else { "STREAM" };
-    let sql = format!("CREATE {kind} {} AS {}", query.name, query.select);
+    let sql = format!(
+        "CREATE {kind} {} WITH (state = 'unbounded') AS {}",
+        query.name, query.select
+    );
     let created = instance.core.execute(&sql).await;
     created.unwrap_or_else(|error| panic!("{sql}: {error}"));
 }
@@ -459,7 +505,7 @@ async fn run(seed: u64) {
 
     let dead = rows(&instance, "SELECT reason, detail FROM dead_letters").await;
     assert!(dead.is_empty(), "HEADWATER_SEED={seed}: {dead:?}");
-    for query in &QUERIES {
+    for query in QUERIES {
         compare(&instance, query, seed).await;
     }
 }

@@ -86,14 +86,8 @@ impl Visitor for Check<'_> {
     }
 
     fn pre_visit_select(&mut self, select: &Select) -> Flow {
-        let [from] = select.from.as_slice() else {
-            return match select.from.get(1) {
-                Some(second) => self.joins(second.span()),
-                None => self.no("SELECT without FROM", select.span(), "read from a stream"),
-            };
-        };
-        if let Some(join) = from.joins.first() {
-            return self.joins(join.relation.span());
+        if select.from.is_empty() {
+            return self.no("SELECT without FROM", select.span(), "read from a stream");
         }
         if let Some(Distinct::On(columns)) = &select.distinct {
             let span = columns.first().map_or(Span::empty(), Spanned::span);
@@ -135,8 +129,7 @@ impl Visitor for Check<'_> {
                 }
                 Flow::Continue(())
             }
-            TableFactor::Derived { lateral: false, .. } => Flow::Continue(()),
-            TableFactor::NestedJoin { .. } => self.joins(span),
+            TableFactor::Derived { lateral: false, .. } | TableFactor::NestedJoin { .. } => Flow::Continue(()),
             TableFactor::Derived { .. } => self.no("LATERAL", span, "write a plain subquery"),
             TableFactor::UNNEST { .. } => self.no("UNNEST", span, "take array elements by index: column[1]"),
             TableFactor::MatchRecognize { .. } => self.no(
@@ -156,9 +149,11 @@ impl Visitor for Check<'_> {
         // Only of what is refused: the span of a long chain goes as deep as the chain is long.
         match expr {
             Expr::Subquery(query) if self.in_from.contains(&query.span()) => Flow::Continue(()),
-            Expr::Subquery(_) | Expr::InSubquery { .. } | Expr::Exists { .. } => {
-                self.no("a subquery in an expression", expr.span(), "a subquery in FROM is")
-            }
+            Expr::Subquery(_) => self.no(
+                "a subquery that stands for a value",
+                expr.span(),
+                "a subquery in FROM is, and so are IN (SELECT …) and EXISTS (SELECT …)",
+            ),
             Expr::GroupingSets(_) | Expr::Rollup(_) | Expr::Cube(_) => self.no(
                 "GROUPING SETS, ROLLUP or CUBE",
                 expr.span(),
@@ -195,14 +190,6 @@ impl Check<'_> {
             return Flow::Break(error);
         }
         Flow::Continue(())
-    }
-
-    fn joins(&self, span: Span) -> Flow {
-        self.no(
-            "a join",
-            span,
-            "one-off queries can join: join the views where they are read",
-        )
     }
 
     fn no(&self, construct: &str, span: Span, instead: &str) -> Flow {

@@ -112,6 +112,7 @@ impl Stages<'_> {
             },
             LogicalPlan::Aggregate(aggregate) => self.aggregate(aggregate),
             LogicalPlan::Union(union) => self.union(union),
+            LogicalPlan::Join(join) => self.join(join),
             other => Err(self.refused(&other.display().to_string())),
         }
     }

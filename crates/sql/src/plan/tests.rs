@@ -171,8 +171,8 @@ fn what_cannot_run_is_refused_with_its_place() {
         ),
         (
             "SELECT a.price FROM clicks a JOIN clicks b ON a.user_id = b.user_id",
-            "a join is not available in continuous queries",
-            "clicks b",
+            "this join would keep every row for ever, since a match may always come",
+            "JOIN",
         ),
         (
             "SELECT price FROM clicks EXCEPT SELECT price FROM clicks",
@@ -191,7 +191,7 @@ fn what_cannot_run_is_refused_with_its_place() {
         ),
         (
             "SELECT * FROM clicks WHERE price > (SELECT 1)",
-            "a subquery in an expression is not available in continuous queries",
+            "a subquery that stands for a value is not available in continuous queries",
             "",
         ),
         (
@@ -257,4 +257,117 @@ fn live_queries_may_follow_views() {
     assert!(live(windows, &snapshot, "live-2").unwrap().1.field(2).name() == "$op");
     live("SELECT * FROM clicks EMIT CHANGES", &snapshot, "l").unwrap();
     live("SELECT count(*) FROM clicks EMIT CHANGES", &snapshot, "l").unwrap();
+}
+
+#[test]
+fn a_join_is_where_two_stages_meet() {
+    let (_, stages) = planned(
+        "CREATE STREAM bought AS SELECT a.user_id, a.page_url, b.price, b.time_stamp FROM clicks a JOIN clicks b
+         ON a.user_id = b.user_id AND b.time_stamp BETWEEN a.time_stamp AND a.time_stamp + INTERVAL '10' MINUTE AND b.price > a.price",
+    );
+    let join: Vec<_> = stages.iter().filter(|line| line.contains("join by")).collect();
+    assert_eq!(
+        join,
+        [
+            "  join by user_id, where price > price; right rows from the same time to 10 minutes after; kept until the watermark passes that"
+        ]
+    );
+    let exchange = stages
+        .iter()
+        .filter(|line| line.contains("bought-2.0 (4 partitions) by user_id"));
+    assert_eq!(exchange.count(), 2, "{stages:#?}");
+    assert!(
+        stages.iter().any(|line| line.contains("watermark from 8 tasks")),
+        "{stages:#?}"
+    );
+}
+
+/// Whatever the way in which the distance is written.
+#[test]
+fn how_close_in_time_rows_are_is_found() {
+    let windows = |name: &str| format!("TUMBLE(clicks, time_stamp, INTERVAL '1' MINUTE) {name}");
+    let plain = "clicks a JOIN clicks b ON a.user_id = b.user_id AND";
+    let minute = "INTERVAL '1' MINUTE";
+    let expected = [
+        (
+            format!("{plain} b.time_stamp >= a.time_stamp AND b.time_stamp <= a.time_stamp + {minute}"),
+            "from the same time to 1 minute after",
+        ),
+        (
+            format!("{plain} a.time_stamp - {minute} < b.time_stamp AND a.time_stamp >= b.time_stamp"),
+            "from 59999999 microseconds before to the same time",
+        ),
+        (
+            format!("{plain} b.time_stamp - {minute} BETWEEN a.time_stamp - {minute} AND a.time_stamp"),
+            "from the same time to 1 minute after",
+        ),
+        (format!("{plain} a.time_stamp = b.time_stamp"), "at the same time"),
+        (
+            format!(
+                "{} JOIN {} USING (user_id, window_start, window_end)",
+                windows("a"),
+                windows("b")
+            ),
+            "at the same time",
+        ),
+        (
+            format!("{} JOIN {} USING (user_id, window_start)", windows("a"), windows("b")),
+            "at the same time",
+        ),
+    ];
+    for (from, expected) in expected {
+        let (_, stages) = planned(&format!("CREATE STREAM s AS SELECT a.page_url FROM {from}"));
+        let join = stages.iter().find(|line| line.contains("join by"));
+        assert!(join.is_some_and(|join| join.contains(expected)), "{from}: {join:?}");
+    }
+    for open in [
+        "b.time_stamp >= a.time_stamp",
+        "b.time_stamp >= a.time_stamp AND b.time_stamp <= a.time_stamp + a.price * INTERVAL '1' MINUTE",
+        "date_trunc('day', b.time_stamp) = date_trunc('day', a.time_stamp)",
+    ] {
+        let error = refused(&format!("CREATE STREAM s AS SELECT a.page_url FROM {plain} {open}"));
+        assert!(error.to_string().contains("keep every row for ever"), "{open}: {error}");
+    }
+}
+
+#[test]
+fn joins_that_can_not_be() {
+    let cases = [
+        (
+            "SELECT a.price FROM clicks a CROSS JOIN clicks b",
+            "needs a column on each side",
+        ),
+        (
+            "SELECT a.price FROM clicks a, clicks b WHERE a.price < b.price",
+            "needs a column on each side",
+        ),
+        (
+            "SELECT price FROM clicks WHERE price NOT IN (SELECT price FROM clicks)",
+            "NOT IN (SELECT …) with columns that may be NULL",
+        ),
+        (
+            "SELECT price FROM clicks WHERE user_id IN (SELECT page_url FROM clicks) OR price > 3",
+            "below OR or NOT",
+        ),
+    ];
+    for (sql, message) in cases {
+        let error = refused(&format!(
+            "CREATE MATERIALIZED VIEW v WITH (state = 'unbounded') AS {sql}"
+        ));
+        assert!(error.to_string().contains(message), "{sql}: {error}");
+    }
+}
+
+#[test]
+fn results_with_a_key_are_joined_without_more_ado() {
+    let sql = "CREATE MATERIALIZED VIEW v AS SELECT a.user_id, a.n, b.n AS m FROM
+        (SELECT user_id, count(*) AS n FROM clicks GROUP BY user_id) a FULL JOIN
+        (SELECT page_url, count(*) AS n FROM clicks GROUP BY page_url) b ON a.user_id = b.page_url";
+    let (_, stages) = planned(sql);
+    assert!(
+        stages
+            .iter()
+            .any(|line| line.contains("full join by user_id; keeps every row")),
+        "{stages:#?}"
+    );
 }
