@@ -22,7 +22,7 @@ const PARTITIONS: u32 = 2;
 const MEMORY_LIMIT: u64 = 512 << 20;
 
 /// Each makes an object named after it.
-const QUERIES: [(&str, &str); 7] = [
+const QUERIES: [(&str, &str); 10] = [
     ("q0", "CREATE STREAM q0 AS SELECT auction, bidder, price, date_time, extra FROM bid"),
     ("q1", "CREATE STREAM q1 AS SELECT auction, bidder, 0.908 * price AS price, date_time, extra FROM bid"),
     ("q2", "CREATE STREAM q2 AS SELECT auction, price FROM bid WHERE auction % 123 = 0"),
@@ -40,6 +40,22 @@ const QUERIES: [(&str, &str); 7] = [
         "q12 window",
         "CREATE STREAM q12 AS SELECT window_start, window_end, bidder, count(*) AS bids
          FROM TUMBLE(bid, date_time, INTERVAL '10' SECOND) GROUP BY window_start, window_end, bidder",
+    ),
+    (
+        "q11 sessions",
+        "CREATE STREAM q11 AS SELECT window_start, window_end, bidder, count(*) AS bids
+         FROM SESSION(bid PARTITION BY bidder, date_time, INTERVAL '10' SECOND) GROUP BY window_start, window_end, bidder",
+    ),
+    // The same groups in every slice, so that what comes out does not depend on the size.
+    (
+        "hops of 2 slides",
+        "CREATE STREAM hops_2 AS SELECT window_end, auction % 1000 AS lot, count(*) AS bids
+         FROM HOP(bid, date_time, INTERVAL '1' SECOND, INTERVAL '2' SECOND) GROUP BY window_end, auction % 1000",
+    ),
+    (
+        "hops of 600 slides",
+        "CREATE STREAM hops_600 AS SELECT window_end, auction % 1000 AS lot, count(*) AS bids
+         FROM HOP(bid, date_time, INTERVAL '1' SECOND, INTERVAL '600' SECOND) GROUP BY window_end, auction % 1000",
     ),
     (
         "clickstream view",

@@ -28,9 +28,12 @@ impl Stages<'_> {
         }
         let is_key = |column: &Option<Column>| column.as_ref().is_some_and(|column| keys.contains(column));
         if let Some((other, _)) = plain.iter().zip(&grouped).find(|(_, column)| !is_key(column)) {
+            let name = match other.clone().unalias() {
+                Expr::Column(column) => column.name,
+                other => other.human_display().to_string(),
+            };
             let error = SqlError::unsupported(format!(
-                "sessions can't be grouped by {}: they are not partitioned by it",
-                other.clone().unalias().human_display()
+                "sessions can't be grouped by {name}: they are not partitioned by it"
             ));
             return Err(self.about_sessions(error.hint(GROUPS), "group"));
         }

@@ -11,10 +11,13 @@ use datafusion::logical_expr::{
 
 use crate::plan::windows::{Sessions, WINDOW_END, WINDOW_START, WINDOW_TIME, interval, passed};
 
-/// The time of the row before, whether a row begins a session, the number of its session.
+/// The time of the row before, whether a row begins a session, the number of its session, and the times of
+/// the session's first and last row.
 const BEFORE: &str = "$before";
 const BEGINS: &str = "$begins";
 const NUMBER: &str = "$number";
+const FIRST: &str = "$first";
+const LAST: &str = "$last";
 
 /// Every row with the bounds of its session; rows without a time are in none.
 pub fn one_off(input: LogicalPlan, time: &Column, sessions: &Sessions) -> Result<LogicalPlan> {
@@ -53,11 +56,11 @@ pub fn one_off(input: LogicalPlan, time: &Column, sessions: &Sessions) -> Result
         .project(all.iter().cloned().chain([begins.alias(BEGINS)]))?
         .window([number.alias(NUMBER)])?
         .project(all.iter().cloned().chain([column(NUMBER)]))?
-        .window([first.alias(WINDOW_START), last.alias(WINDOW_END)])?;
-    let end = column(WINDOW_END) + interval(sessions.gap);
-    let last = column(WINDOW_END) + interval(sessions.gap - 1);
+        .window([first.alias(FIRST), last.alias(LAST)])?;
+    let end = column(LAST) + interval(sessions.gap);
+    let last = column(LAST) + interval(sessions.gap - 1);
     let bounds = [
-        column(WINDOW_START).alias_qualified(relation.clone(), WINDOW_START),
+        column(FIRST).alias_qualified(relation.clone(), WINDOW_START),
         end.alias_qualified(relation.clone(), WINDOW_END),
         last.alias_qualified(relation, WINDOW_TIME),
     ];
