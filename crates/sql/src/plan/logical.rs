@@ -55,9 +55,10 @@ fn optimize(plan: LogicalPlan) -> std::result::Result<LogicalPlan, DataFusionErr
         Arc::new(SimplifyExpressions::new()),
         Arc::new(ReplaceDistinctWithAggregate::new()),
         Arc::new(DecorrelatePredicateSubquery::new()),
-        Arc::new(EliminateCrossJoin::new()),
-        Arc::new(EliminateDuplicatedExpr::new()),
+        // Before the next but one, which takes a join apart and leaves it its keys.
         Arc::new(ExtractEquijoinPredicate::new()),
+        Arc::new(EliminateDuplicatedExpr::new()),
+        Arc::new(EliminateCrossJoin::new()),
         Arc::new(EliminateOuterJoin::new()),
         Arc::new(PushDownFilter::new()),
         Arc::new(OptimizeProjections::new()),
