@@ -7,7 +7,7 @@ use datafusion::physical_expr::PhysicalExpr;
 use headwater_catalog::definition::{Definition, Object};
 use headwater_catalog::snapshot::{Change, Snapshot};
 use headwater_engine::plan::{
-    Aggregate, Input, Join, JoinKind, LateRows, Operator, Output, Pipeline, Reach, Stage, TimeSource, ViewKey,
+    Aggregate, Input, Join, JoinKind, LateRows, Operator, Output, Pipeline, Reach, Stage, TimeSource, TopN, ViewKey,
 };
 use headwater_event::op::OP_COLUMN;
 use headwater_schema::types::type_name;
@@ -172,7 +172,18 @@ fn operator(operator: &Operator) -> String {
             names(&aggregate.aggregates)
         ),
         Operator::Join(join) => join_in_words(join),
-        Operator::TopN(_) | Operator::Over(_) | Operator::ChangelogOver(_) => String::new(),
+        Operator::TopN(top) => first_rows(top),
+        Operator::Over(over) => format!(
+            "{} over the time {}{}; rows are kept until the watermark passes, then what later ones look back to",
+            list(over.functions.iter().map(|function| function.name())),
+            over.schema.field(over.time_column).name(),
+            of_groups(&over.schema, &over.partition_by)
+        ),
+        Operator::ChangelogOver(over) => format!(
+            "{} over groups that change{}; keeps every row",
+            list(over.functions.iter().map(|function| function.name.as_str())),
+            of_groups(&over.schema, &over.partition_by)
+        ),
         Operator::NumberCopies(_) => "number equal rows; keeps one count for each row".to_owned(),
     }
 }
@@ -213,6 +224,42 @@ fn distance(micros: i64) -> String {
         before if before < 0 => format!("{} before", describe(-before)),
         after => format!("{} after", describe(after)),
     }
+}
+
+fn first_rows(top: &TopN) -> String {
+    let order = top.order_by.iter().map(|(column, options)| {
+        let direction = if options.descending { " DESC" } else { "" };
+        format!("{}{direction}", top.schema.field(*column).name())
+    });
+    let order = order.collect::<Vec<_>>();
+    let order = match order.as_slice() {
+        [] => String::new(),
+        order => format!(" in the order of {}", order.join(", ")),
+    };
+    let rows = match top.limit {
+        1 => "row".to_owned(),
+        limit => format!("{limit} rows"),
+    };
+    let kept = match top.closes_by {
+        Some(_) => "kept until the watermark passes the window's end",
+        None => "keeps these, or every row where rows may go again",
+    };
+    let groups = of_groups(&top.schema, &top.partition_by);
+    format!("the first {rows}{groups}{order}; {kept}")
+}
+
+fn of_groups(schema: &SchemaRef, columns: &[usize]) -> String {
+    match columns {
+        [] => String::new(),
+        columns => format!(
+            " by {}",
+            list(columns.iter().map(|&at| schema.field(at).name().as_str()))
+        ),
+    }
+}
+
+fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    names.collect::<Vec<_>>().join(", ")
 }
 
 /// The columns that people see: all but the operation.

@@ -103,6 +103,7 @@ pub fn changelog_stages(
         topic: topic.into(),
         partitions: 2,
         partition_by,
+        first_producer: 0,
     };
     let from = |topic, schema, producers| input(topic, 2, schema, TimeSource::Producers { producers });
     let partials = partial.schema.clone();

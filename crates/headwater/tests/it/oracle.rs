@@ -254,6 +254,55 @@ const QUERIES: &[Query] = &[
         "strangers",
         "SELECT e.id, e.key FROM events e WHERE NOT EXISTS (SELECT 1 FROM basic b WHERE b.key = e.other AND b.n > 0)",
     ),
+    view(
+        "greatest",
+        "SELECT key, id, n, place
+         FROM (SELECT *, row_number() OVER (PARTITION BY key ORDER BY n DESC NULLS LAST, id) AS place FROM events)
+         WHERE place <= 3",
+    ),
+    view(
+        "latest_of",
+        "SELECT DISTINCT ON (other, flag) other, flag, id, x FROM events ORDER BY other, flag, at DESC, id",
+    ),
+    view(
+        "second_of_all",
+        "SELECT id, x + 1 AS x FROM events QUALIFY row_number() OVER (ORDER BY x DESC NULLS LAST, id) = 2 AND n > -20",
+    ),
+    view(
+        "busiest",
+        "SELECT flag, key FROM (SELECT *, row_number() OVER (PARTITION BY flag ORDER BY events DESC, key) AS place
+         FROM (SELECT flag, key, count(*) AS events FROM events GROUP BY flag, key)) WHERE place <= 2",
+    ),
+    windows(
+        "busiest_of_windows",
+        false,
+        "SELECT window_start, window_end, key, events, place
+         FROM (SELECT *, row_number() OVER (PARTITION BY window_start, window_end ORDER BY events DESC, key) AS place FROM tumbles)
+         WHERE place <= 2",
+        "window_end",
+    ),
+    windows(
+        "first_of_windows",
+        false,
+        "SELECT window_start, key, id FROM HOP(events, at, INTERVAL '2 minutes', INTERVAL '4 minutes')
+         QUALIFY row_number() OVER (PARTITION BY window_start, key ORDER BY at, id) = 1",
+        "window_start",
+    ),
+    windows(
+        "over_time",
+        false,
+        "SELECT id, at, lag(n) OVER (PARTITION BY key ORDER BY at) AS before,
+                sum(x) OVER (PARTITION BY key ORDER BY at ROWS BETWEEN 3 PRECEDING AND CURRENT ROW) AS four,
+                count(*) OVER (PARTITION BY flag ORDER BY at RANGE BETWEEN INTERVAL '1 minute' PRECEDING AND CURRENT ROW) AS lately,
+                row_number() OVER (PARTITION BY upper(key) ORDER BY at) AS nth, sum(n) OVER (ORDER BY at) AS total
+         FROM events",
+        "at",
+    ),
+    view(
+        "places",
+        "SELECT flag, key, rank() OVER (PARTITION BY flag ORDER BY events DESC) AS place, sum(events) OVER (PARTITION BY flag) AS total
+         FROM (SELECT flag, key, count(*) AS events FROM events GROUP BY flag, key)",
+    ),
 ];
 
 /// What a stream's watermark allows for.

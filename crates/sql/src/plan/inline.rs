@@ -27,25 +27,12 @@ pub fn inline(input: &LogicalPlan, expressions: Vec<Expr>) -> Result<Option<Inli
     let (mut expressions, mut filters) = (expressions, Vec::new());
     let mut node = input;
     loop {
-        let (renamed, below): (HashMap<Column, Expr>, &LogicalPlan) = match node {
-            LogicalPlan::Filter(filter) => {
-                filters.push(filter.predicate.clone());
-                node = &filter.input;
-                continue;
-            }
-            LogicalPlan::Projection(projection) => {
-                let computed = projection.expr.iter().map(|expr| expr.clone().unalias());
-                (
-                    projection.schema.columns().into_iter().zip(computed).collect(),
-                    &projection.input,
-                )
-            }
-            LogicalPlan::SubqueryAlias(alias) => {
-                let below = alias.input.schema().columns().into_iter().map(Expr::Column);
-                (alias.schema.columns().into_iter().zip(below).collect(), &alias.input)
-            }
-            _ => break,
-        };
+        if let LogicalPlan::Filter(filter) = node {
+            filters.push(filter.predicate.clone());
+            node = &filter.input;
+            continue;
+        }
+        let Some((renamed, below)) = renamed(node) else { break };
         for expr in expressions.iter_mut().chain(&mut filters) {
             *expr = replace(expr.clone(), &renamed)?;
         }
@@ -56,6 +43,23 @@ pub fn inline(input: &LogicalPlan, expressions: Vec<Expr>) -> Result<Option<Inli
         expressions,
         filters,
     }))
+}
+
+/// What the columns of a projection or a renaming are in terms of what lies below it.
+pub fn renamed(node: &LogicalPlan) -> Option<(HashMap<Column, Expr>, &LogicalPlan)> {
+    match node {
+        LogicalPlan::Projection(projection) => {
+            let computed = projection.expr.iter().map(|expr| expr.clone().unalias());
+            let columns = projection.schema.columns().into_iter();
+            Some((columns.zip(computed).collect(), &projection.input))
+        }
+        LogicalPlan::SubqueryAlias(alias) => {
+            let below = alias.input.schema().columns().into_iter().map(Expr::Column);
+            let columns = alias.schema.columns().into_iter();
+            Some((columns.zip(below).collect(), &alias.input))
+        }
+        _ => None,
+    }
 }
 
 /// The expression with other expressions for some of its columns.

@@ -2,7 +2,7 @@
 //!
 //! 1. What can't run for ever is refused ([`super::refuse`]).
 //! 2. Columns without a name get the one that Postgres would give them.
-//! 3. DataFusion plans the query and coerces types.
+//! 3. DataFusion plans the query and coerces types; `DISTINCT ON` becomes a Top-N.
 //! 4. Columns are cast to the types that streams and views keep.
 //! 5. A chosen few of DataFusion's rules simplify expressions and push filters and projections down.
 
@@ -28,6 +28,7 @@ use crate::error::{Kind, Result, SqlError, find, translate};
 use crate::plan::naming::name_columns;
 use crate::plan::refuse::refuse;
 use crate::plan::tables::{PLANNING, Tables};
+use crate::plan::top_n::without_distinct_on;
 use crate::statement::{Select, Source};
 use crate::types::stored_type;
 
@@ -40,6 +41,7 @@ pub fn plan(select: &Select, snapshot: &Snapshot) -> Result<LogicalPlan> {
     let planner = SqlToRel::new_with_options(&tables, ParserOptions::from(&PLANNING.config_options().sql_parser));
     let plan = planner
         .sql_statement_to_plan(ast::Statement::Query(Box::new(query)))
+        .and_then(without_distinct_on)
         .and_then(analyze)
         .map_err(|error| translate(&error, source))?;
     let plan = cast_columns(plan, source)?;

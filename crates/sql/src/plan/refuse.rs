@@ -51,7 +51,7 @@ impl Visitor for Check<'_> {
     type Break = SqlError;
 
     fn pre_visit_query(&mut self, query: &Query) -> Flow {
-        if let Some(order_by) = &query.order_by {
+        if let Some(order_by) = query.order_by.as_ref().filter(|_| !is_distinct_on(query)) {
             return self.no(
                 "ORDER BY",
                 order_by.span(),
@@ -88,13 +88,6 @@ impl Visitor for Check<'_> {
     fn pre_visit_select(&mut self, select: &Select) -> Flow {
         if select.from.is_empty() {
             return self.no("SELECT without FROM", select.span(), "read from a stream");
-        }
-        if let Some(Distinct::On(columns)) = &select.distinct {
-            let span = columns.first().map_or(Span::empty(), Spanned::span);
-            return self.no("DISTINCT ON", span, "GROUP BY the columns and take first_value(…)");
-        }
-        if let Some(qualify) = &select.qualify {
-            return self.no("QUALIFY", qualify.span(), "filter with WHERE or HAVING");
         }
         match &select.group_by {
             GroupByExpr::All(_) => return self.no("GROUP BY ALL", select.group_by.span(), "name the columns"),
@@ -165,16 +158,17 @@ impl Visitor for Check<'_> {
     }
 }
 
+/// Its ORDER BY says which row of each group is the first.
+fn is_distinct_on(query: &Query) -> bool {
+    match query.body.as_ref() {
+        SetExpr::Select(select) => matches!(select.distinct, Some(Distinct::On(_))),
+        _ => false,
+    }
+}
+
 impl Check<'_> {
     fn function(&self, function: &Function, span: Span) -> Flow {
         let name = function.name.to_string().to_lowercase();
-        if function.over.is_some() {
-            return self.no(
-                &format!("{name} OVER (…)"),
-                span,
-                "GROUP BY windows: FROM TUMBLE(…) or HOP(…)",
-            );
-        }
         if !function.within_group.is_empty() {
             return self.no(
                 "WITHIN GROUP",

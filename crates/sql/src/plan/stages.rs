@@ -12,7 +12,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::{Column, DFSchema, DataFusionError};
 use datafusion::logical_expr::execution_props::ExecutionProps;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
-use datafusion::logical_expr::{Expr, LogicalPlan};
+use datafusion::logical_expr::{self, Expr, LogicalPlan};
 use datafusion::physical_expr::expressions::Column as PhysicalColumn;
 use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
 use headwater_catalog::definition::{Start, StateBound};
@@ -26,6 +26,7 @@ use headwater_schema::column::Column as StoredColumn;
 use crate::error::{Result, SqlError, find, translate};
 use crate::functions::json;
 use crate::plan::branch::{Branch, Key, Part, Rows, Source, Time};
+use crate::plan::top_n::First;
 use crate::plan::windows::{Spans, Windows};
 use crate::plan::{self, unexpected};
 use crate::statement::Select;
@@ -84,21 +85,30 @@ pub fn build(plan: &LogicalPlan, select: &Select, snapshot: &Snapshot, request: 
 impl Stages<'_> {
     /// The branch that ends in the rows of `plan`.
     pub fn node(&mut self, plan: &LogicalPlan) -> Result<Branch> {
+        self.node_with(plan, true)
+    }
+
+    /// As [`Stages::node`]. Where rows are numbered to take the first ones, and nobody wants the last column, they come
+    /// without their numbers.
+    fn node_with(&mut self, plan: &LogicalPlan, last_column: bool) -> Result<Branch> {
         match plan {
             LogicalPlan::TableScan(scan) => self.scan(scan),
             LogicalPlan::SubqueryAlias(alias) => {
-                let mut branch = self.node(&alias.input)?;
+                let mut branch = self.node_with(&alias.input, last_column)?;
                 let renamed = DFSchema::try_from_qualified_schema(alias.alias.clone(), branch.rows.columns.as_arrow());
                 branch.rows.columns = renamed.map_err(|error| self.error(&error))?;
                 Ok(branch)
             }
             LogicalPlan::Filter(filter) => {
+                if let Some(first) = First::of(filter) {
+                    return self.first_rows(&first, last_column);
+                }
                 let mut branch = self.node(&filter.input)?;
                 self.filter(&mut branch, &filter.predicate)?;
                 Ok(branch)
             }
             LogicalPlan::Projection(projection) => {
-                let mut branch = self.node(&projection.input)?;
+                let mut branch = self.node_with(&projection.input, takes_last_column(projection))?;
                 self.project(&mut branch, &projection.expr, &projection.schema)?;
                 Ok(branch)
             }
@@ -111,6 +121,7 @@ impl Stages<'_> {
                 None => Err(self.refused("this")),
             },
             LogicalPlan::Aggregate(aggregate) => self.aggregate(aggregate),
+            LogicalPlan::Window(window) => self.over(window),
             LogicalPlan::Union(union) => self.union(union),
             LogicalPlan::Join(join) => self.join(join),
             other => Err(self.refused(&other.display().to_string())),
@@ -422,6 +433,13 @@ pub fn physical(expression: &Expr, columns: &DFSchema) -> datafusion::common::Re
         &ExecutionProps::new(),
         &PhysicalPlanningContext::default(),
     )
+}
+
+/// Whether a projection takes the last column of its input.
+fn takes_last_column(projection: &logical_expr::Projection) -> bool {
+    let last = projection.input.schema().columns().pop();
+    let mut expressions = projection.expr.iter();
+    last.is_some_and(|last| expressions.any(|expression| expression.column_refs().contains(&last)))
 }
 
 fn stored(result: &DFSchema) -> Vec<StoredColumn> {
