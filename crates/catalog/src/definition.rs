@@ -1,11 +1,13 @@
 //! The objects of the catalog.
 
+use std::collections::BTreeMap;
+
 use headwater_event::clock::Micros;
 use headwater_schema::column::{Column, EventSchema};
 use serde::{Deserialize, Serialize};
 
-/// An object under its name. Streams and views share one space of names, in lower case unless
-/// they were quoted.
+/// An object under its name. All objects share one space of names, in lower case unless they were
+/// quoted.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Definition {
     pub name: String,
@@ -21,6 +23,7 @@ pub struct Definition {
 pub enum Object {
     Stream(Stream),
     View(View),
+    Source(Source),
 }
 
 /// A stream: events from outside, or the rows of a continuous query.
@@ -56,6 +59,19 @@ pub struct View {
     /// A route of the user's choosing that answers with rows.
     pub http_path: Option<String>,
     pub query: Query,
+}
+
+/// Brings events from elsewhere into a stream. What the options mean is its connector's business.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Source {
+    /// The stream that it writes into, by name.
+    pub stream: String,
+    pub connector: String,
+    /// As they were written, but for `connector`; numbers and booleans as text.
+    pub options: BTreeMap<String, String>,
+    /// `ENCODE` of the `FORMAT` clause, in lower case.
+    #[serde(default)]
+    pub encode: Option<String>,
 }
 
 /// A continuous query.
@@ -128,35 +144,62 @@ impl Definition {
     pub fn stream(&self) -> Option<&Stream> {
         match &self.object {
             Object::Stream(stream) => Some(stream),
-            Object::View(_) => None,
+            Object::View(_) | Object::Source(_) => None,
         }
     }
 
     pub fn view(&self) -> Option<&View> {
         match &self.object {
             Object::View(view) => Some(view),
-            Object::Stream(_) => None,
+            Object::Stream(_) | Object::Source(_) => None,
         }
+    }
+
+    pub fn source(&self) -> Option<&Source> {
+        match &self.object {
+            Object::Source(source) => Some(source),
+            Object::Stream(_) | Object::View(_) => None,
+        }
+    }
+
+    /// Whether it has rows that can be read: a stream or a view.
+    pub fn has_rows(&self) -> bool {
+        self.source().is_none()
     }
 
     pub fn query(&self) -> Option<&Query> {
         match &self.object {
             Object::Stream(stream) => stream.query.as_ref(),
             Object::View(view) => Some(&view.query),
+            Object::Source(_) => None,
         }
     }
 
+    /// The objects without which it can't be, by name: what its query reads, or the stream that a
+    /// source writes into.
+    pub fn needs(&self) -> &[String] {
+        match (&self.object, self.query()) {
+            (Object::Source(source), _) => std::slice::from_ref(&source.stream),
+            (_, Some(query)) => &query.reads,
+            (_, None) => &[],
+        }
+    }
+
+    /// None for a source.
     pub fn columns(&self) -> &[Column] {
         match &self.object {
             Object::Stream(stream) => &stream.schema.columns,
             Object::View(view) => &view.columns,
+            Object::Source(_) => &[],
         }
     }
 
+    /// 0 for a source.
     pub fn partitions(&self) -> u32 {
         match &self.object {
             Object::Stream(stream) => stream.partitions,
             Object::View(view) => view.partitions,
+            Object::Source(_) => 0,
         }
     }
 
@@ -164,23 +207,30 @@ impl Definition {
         match &self.object {
             Object::Stream(stream) => stream.http_path.as_deref(),
             Object::View(view) => view.http_path.as_deref(),
+            Object::Source(_) => None,
         }
     }
 
-    /// "stream" or "view".
+    /// "stream", "view" or "source".
     pub fn kind(&self) -> &'static str {
         match &self.object {
             Object::Stream(_) => "stream",
             Object::View(_) => "view",
+            Object::Source(_) => "source",
         }
     }
 
-    /// The topic of a stream's events, or of a view's changes.
+    /// The topic of a stream's events, or of a view's changes. A source has none.
     pub fn topic(&self) -> String {
         match &self.object {
-            Object::Stream(_) => format!("{}-{}", self.name, self.id),
+            Object::Stream(_) | Object::Source(_) => format!("{}-{}", self.name, self.id),
             Object::View(_) => format!("{}-{}.changes", self.name, self.id),
         }
+    }
+
+    /// The state table that holds what a source has brought so far.
+    pub fn position_table(&self) -> String {
+        format!("{}-{}.position", self.name, self.id)
     }
 
     /// The state table that holds a view's rows.

@@ -1,4 +1,4 @@
-//! What there is: streams and views, their definitions and versions.
+//! What there is: streams, views and sources, their definitions and versions.
 //!
 //! The catalog is a compacted topic of the log. Every process tails it, and that is hot reload:
 //! whoever wants to know follows [`store::Catalog::subscribe`]. It knows no SQL beyond keeping the

@@ -45,14 +45,10 @@ impl Snapshot {
         self.objects.values()
     }
 
-    /// The objects that read from `name`, directly.
+    /// The objects that need `name`, directly.
     pub fn dependents(&self, name: &str) -> Vec<&str> {
         self.iter()
-            .filter(|object| {
-                object
-                    .query()
-                    .is_some_and(|query| query.reads.iter().any(|read| read == name))
-            })
+            .filter(|object| object.needs().iter().any(|needed| needed == name))
             .map(|object| object.name.as_str())
             .collect()
     }

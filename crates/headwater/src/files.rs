@@ -48,6 +48,7 @@ pub fn without_what_is_there(file: &SqlFile, catalog: &Snapshot) -> String {
         let name = match &statement.kind {
             Kind::CreateStream(create) => &create.name,
             Kind::CreateView(create) => &create.name,
+            Kind::CreateSource(create) => &create.name,
             _ => continue,
         };
         let known = catalog.get(&name.value);

@@ -1,6 +1,6 @@
 //! A running Headwater: the parts, put together in the order of the flow.
 //!
-//! [`Core`] is all of it without doors: log → catalog → engine → ingest → queries, and the processor
+//! [`Core`] is all of it without doors: log → catalog → engine → sources → ingest → queries, and the processor
 //! that keeps what runs in step with the catalog. [`Instance`] opens the doors in front of a core.
 
 use std::io;
@@ -12,6 +12,7 @@ use axum::middleware::from_fn_with_state;
 use headwater_catalog::definition::DEAD_LETTERS;
 use headwater_catalog::snapshot::Change;
 use headwater_catalog::store::{Catalog, Error as CatalogError};
+use headwater_connect::runtime::Sources;
 use headwater_engine::engine::{Engine, EngineOptions};
 use headwater_event::clock::{Clock, SystemClock};
 use headwater_event::id::Ids;
@@ -54,6 +55,13 @@ pub struct Core {
 /// Where one-off queries are computed. Taken out only to be shut down.
 struct QueryThreads(Option<Runtime>);
 
+/// Whether sources bring events in. Where statements are only checked, they don't.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Intake {
+    Open,
+    Shut,
+}
+
 /// A core with its doors open.
 pub struct Instance {
     pub core: Core,
@@ -88,7 +96,12 @@ pub enum StartError {
 
 impl Core {
     /// Starts the parts on `log` and puts the catalog that it holds into effect.
-    pub async fn start(config: &Config, log: Arc<dyn Log>, clock: Arc<dyn Clock>) -> Result<Self, StartError> {
+    pub async fn start(
+        config: &Config,
+        log: Arc<dyn Log>,
+        clock: Arc<dyn Clock>,
+        intake: Intake,
+    ) -> Result<Self, StartError> {
         let share = memory::split(config.memory.limit);
         let ids = Ids::random(Arc::clone(&clock));
         let stop = CancellationToken::new();
@@ -97,16 +110,31 @@ impl Core {
         let catalog = Catalog::open(Arc::clone(&log)).await?;
         create_dead_letters(&catalog).await?;
 
-        let dead_letters = catalog.snapshot().get(DEAD_LETTERS).map(|stream| stream.topic().into());
+        let dead_letters: Option<Arc<str>> = catalog.snapshot().get(DEAD_LETTERS).map(|stream| stream.topic().into());
         let options = EngineOptions {
             threads: config.engine.threads,
-            dead_letters,
+            dead_letters: dead_letters.clone(),
             ..EngineOptions::default()
         };
         let engine = Engine::new(options, Arc::clone(&log), Arc::clone(&clock));
         let engine = engine.map_err(StartError::Threads)?;
 
-        let processor = Processor::new(Arc::clone(&catalog), Arc::clone(&log), Arc::clone(&engine));
+        let sources = Sources::new(
+            config.engine.threads,
+            Arc::clone(&log),
+            Arc::clone(&clock),
+            Arc::clone(&ids),
+            dead_letters.unwrap_or_else(|| DEAD_LETTERS.into()),
+        );
+        let sources = sources.map_err(StartError::Threads)?;
+
+        let processor = Processor::new(
+            Arc::clone(&catalog),
+            Arc::clone(&log),
+            Arc::clone(&engine),
+            Arc::clone(&sources),
+            intake,
+        );
         let mut applied = processor.applied();
         running.spawn(Arc::clone(&processor).run(stop.clone()));
 
@@ -130,6 +158,7 @@ impl Core {
             log: Arc::clone(&log),
             ingest: Arc::clone(&ingest),
             engine: Arc::clone(&engine),
+            sources,
             clock: Arc::clone(&clock),
             ids,
             applied: processor.applied(),
@@ -179,7 +208,7 @@ impl Core {
             .map_err(|error| StartError::Sql(file.render(&error)))
     }
 
-    /// Returns when every continuous query has committed all that its inputs hold now.
+    /// Returns when sources have brought what there is for now, and every continuous query has committed all that its inputs hold now.
     pub async fn caught_up(&self) {
         self.processor.caught_up().await;
     }
@@ -227,7 +256,7 @@ impl Instance {
         let metrics = headwater_telemetry::metrics::install().map_err(|error| StartError::Parts(error.to_string()))?;
         let clock: Arc<dyn Clock> = SystemClock::new();
         let log = open_log(embedded_options(config), &clock).await?;
-        let core = Core::start(config, log, clock).await?;
+        let core = Core::start(config, log, clock, Intake::Open).await?;
         for file in files {
             core.apply_file(file).await?;
         }

@@ -1,15 +1,17 @@
-//! Keeps what runs in step with the catalog: the only place that starts and stops pipelines.
+//! Keeps what runs in step with the catalog: the only place that starts and stops pipelines and sources.
 //!
 //! Whenever the catalog changes, [`Processor`] compares it to what runs here. Objects that are gone
 //! are stopped and what they left in the log is deleted; new ones get their topics and are started.
-//! An object is known by its id, so a replaced one is one that is gone and one that is new.
+//! An object is known by its id, so a replaced one is one that is gone and one that is new. A source goes on
+//! into the stream that takes the place of its own.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use headwater_catalog::definition::{Definition, Object};
+use headwater_catalog::definition::{Definition, Object, Source};
 use headwater_catalog::snapshot::Snapshot;
 use headwater_catalog::store::Catalog;
+use headwater_connect::runtime::Sources;
 use headwater_engine::engine::{Engine, Running};
 use headwater_engine::status::{TaskState, TaskStatus};
 use headwater_event::offset::TopicPartition;
@@ -25,16 +27,20 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
+use crate::instance::Intake;
+
 /// How long a view's changes are kept for live queries to go back to.
 const CHANGES_RETENTION_MS: u64 = 60 * 60 * 1000;
 /// And how much of them, for each partition.
 const CHANGES_RETENTION_BYTES: u64 = 256 << 20;
 
-/// Runs the catalog's continuous queries on this process's engine.
+/// Runs the catalog's continuous queries on this process's engine, and its sources.
 pub struct Processor {
     catalog: Arc<Catalog>,
     log: Arc<dyn Log>,
     engine: Arc<Engine>,
+    sources: Arc<Sources>,
+    intake: Intake,
     /// By object id. An object that could not be started is there with the reason.
     objects: RwLock<BTreeMap<u64, Active>>,
     /// The catalog's version that runs here.
@@ -51,6 +57,8 @@ struct Active {
 enum Query {
     None,
     Running(Arc<Running>),
+    /// A source that writes into the stream with this id.
+    Source(u64),
     Failed(String),
 }
 
@@ -78,11 +86,19 @@ impl QueryStatus {
 }
 
 impl Processor {
-    pub fn new(catalog: Arc<Catalog>, log: Arc<dyn Log>, engine: Arc<Engine>) -> Arc<Self> {
+    pub fn new(
+        catalog: Arc<Catalog>,
+        log: Arc<dyn Log>,
+        engine: Arc<Engine>,
+        sources: Arc<Sources>,
+        intake: Intake,
+    ) -> Arc<Self> {
         Arc::new(Self {
             catalog,
             log,
             engine,
+            sources,
+            intake,
             objects: RwLock::default(),
             applied: watch::Sender::new(0),
         })
@@ -113,7 +129,7 @@ impl Processor {
     pub fn status(&self) -> Vec<QueryStatus> {
         let objects = self.objects.read();
         let queries = objects.values().filter_map(|active| match &active.query {
-            Query::None => None,
+            Query::None | Query::Source(_) => None,
             Query::Running(running) => Some(QueryStatus {
                 name: active.definition.name.clone(),
                 failure: None,
@@ -165,9 +181,10 @@ impl Processor {
         }
     }
 
-    /// Returns when every query has committed all that its inputs hold now, through all queries
-    /// that read from one another.
+    /// Returns when sources have brought what there is for now, and every query has committed all that its
+    /// inputs hold then, through all queries that read from one another.
     pub async fn caught_up(&self) {
+        self.sources.caught_up().await;
         // Ids increase and a query reads only what was there before it: one pass in the order of
         // the ids sees every query after its inputs.
         let running: Vec<_> = self
@@ -190,17 +207,39 @@ impl Processor {
             let ids = objects.keys().rev();
             ids.copied().filter(|id| !wanted.contains_key(id)).collect()
         };
+        self.stop_moved_sources(snapshot).await;
         for id in gone {
             let active = self.objects.write().remove(&id);
             if let Some(active) = active {
                 self.remove(active).await;
             }
         }
-        for (id, definition) in wanted {
+        // Sources last: a stream that was replaced is newer than what writes into it.
+        let (sources, others): (Vec<_>, Vec<_>) = wanted.into_iter().partition(|(_, object)| object.source().is_some());
+        for (id, definition) in others.into_iter().chain(sources) {
             if !self.objects.read().contains_key(&id) {
                 let query = self.start(&definition, snapshot).await;
                 self.objects.write().insert(id, Active { definition, query });
             }
+        }
+    }
+
+    /// Stops the sources whose stream was replaced; they are started again as if they were new.
+    async fn stop_moved_sources(&self, snapshot: &Snapshot) {
+        let moved: Vec<u64> = {
+            let objects = self.objects.read();
+            let has_moved = |active: &&Active| match (active.definition.source(), &active.query) {
+                (Some(source), Query::Source(into)) => {
+                    snapshot.get(&source.stream).is_some_and(|stream| stream.id != *into)
+                }
+                _ => false,
+            };
+            let moved = objects.values().filter(has_moved);
+            moved.map(|active| active.definition.id).collect()
+        };
+        for id in moved {
+            self.sources.stop(id).await;
+            self.objects.write().remove(&id);
         }
     }
 
@@ -222,6 +261,7 @@ impl Processor {
                 stream.partitions
             }
             Object::View(view) => view.partitions,
+            Object::Source(source) => return self.start_source(definition, source, snapshot),
         };
         if definition.query().is_none() {
             return Ok(Query::None);
@@ -242,9 +282,24 @@ impl Processor {
         Ok(Query::Running(Arc::new(running)))
     }
 
+    fn start_source(
+        &self,
+        definition: &Arc<Definition>,
+        source: &Source,
+        snapshot: &Snapshot,
+    ) -> Result<Query, String> {
+        let stream = snapshot.get(&source.stream);
+        let stream = stream.ok_or_else(|| format!("there is no stream '{}'", source.stream))?;
+        if self.intake == Intake::Open {
+            self.sources.start(definition, stream);
+        }
+        Ok(Query::Source(stream.id))
+    }
+
     /// Stops the object's query and deletes all that it kept.
     async fn remove(&self, active: Active) {
         let definition = active.definition;
+        self.sources.stop(definition.id).await;
         if let Query::Running(running) = active.query {
             running.stop().await;
             if let Err(error) = self.engine.drop_pipeline(running.pipeline()).await {
@@ -258,6 +313,9 @@ impl Processor {
     }
 
     async fn delete_storage(&self, definition: &Definition) -> headwater_log::error::Result<()> {
+        if definition.source().is_some() {
+            return self.sources.forget(definition).await;
+        }
         let topic = definition.topic();
         self.log.delete_topic(&topic).await?;
         match definition.object {
@@ -265,7 +323,7 @@ impl Processor {
                 self.log.release(&keys::owner(&topic)).await?;
                 self.log.delete_state(&keys::keys_table(&topic)).await
             }
-            Object::View(_) => self.log.delete_state(&definition.rows_table()).await,
+            Object::View(_) | Object::Source(_) => self.log.delete_state(&definition.rows_table()).await,
         }
     }
 
@@ -295,6 +353,7 @@ impl Processor {
     async fn stop_all(&self) {
         let objects = std::mem::take(&mut *self.objects.write());
         for active in objects.into_values().rev() {
+            self.sources.stop(active.definition.id).await;
             if let Query::Running(running) = active.query {
                 running.stop().await;
             }

@@ -7,7 +7,7 @@
 //! | `GET /v1/views/{view}/live` | changes of a view, by WebSocket or SSE |
 //! | `GET /v1/streams/{stream}/events` | events from the log, with their places |
 //! | `GET /v1/streams/{stream}/live` | the same as they come, by WebSocket or SSE |
-//! | `GET /v1/catalog` | streams and views |
+//! | `GET /v1/catalog` | streams, views and sources |
 
 mod catalog;
 mod events;
@@ -24,7 +24,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::routing::{get, post};
-use headwater_catalog::definition::Definition;
+use headwater_catalog::definition::{Definition, Object};
 use headwater_catalog::snapshot::Snapshot;
 use headwater_problem::{Problem, ProblemKind};
 
@@ -45,14 +45,21 @@ pub fn router(shared: Arc<Shared>) -> Router {
         .with_state(shared)
 }
 
+fn not_of_kind(found: &Definition, kind: ProblemKind, wanted: &str) -> Problem {
+    let name = &found.name;
+    let problem = Problem::new(kind, format!("'{name}' is a {}, not a {wanted}", found.kind()));
+    match &found.object {
+        Object::Stream(_) => problem.hint(format!("its events are at /v1/streams/{name}/events")),
+        Object::View(_) => problem.hint(format!("its rows are at /v1/views/{name}")),
+        Object::Source(source) => problem.hint(format!("what it brings is in the stream {}", source.stream)),
+    }
+}
+
 /// The view of this name, or what to say where there is none.
 fn find_view<'a>(snapshot: &'a Snapshot, name: &str) -> Result<&'a Arc<Definition>, Problem> {
     match snapshot.get(name) {
         Some(definition) if definition.view().is_some() => Ok(definition),
-        Some(_) => Err(
-            Problem::new(ProblemKind::UnknownView, format!("'{name}' is a stream, not a view"))
-                .hint(format!("its events are at /v1/streams/{name}/events")),
-        ),
+        Some(other) => Err(not_of_kind(other, ProblemKind::UnknownView, "view")),
         None => Err(Problem::unknown(
             ProblemKind::UnknownView,
             "view",
@@ -66,10 +73,7 @@ fn find_view<'a>(snapshot: &'a Snapshot, name: &str) -> Result<&'a Arc<Definitio
 fn find_stream<'a>(snapshot: &'a Snapshot, name: &str) -> Result<&'a Arc<Definition>, Problem> {
     match snapshot.get(name) {
         Some(definition) if definition.stream().is_some() => Ok(definition),
-        Some(_) => Err(
-            Problem::new(ProblemKind::UnknownStream, format!("'{name}' is a view, not a stream"))
-                .hint(format!("its rows are at /v1/views/{name}")),
-        ),
+        Some(other) => Err(not_of_kind(other, ProblemKind::UnknownStream, "stream")),
         None => Err(Problem::unknown(
             ProblemKind::UnknownStream,
             "stream",

@@ -122,7 +122,7 @@ impl Session {
             Kind::Show(show) => show::show(&self.shared, *show),
             Kind::Describe(name) => show::describe(&self.shared, name),
             Kind::Explain(explain) => show::explain(self, explain, parameters).await,
-            Kind::CreateStream(_) | Kind::CreateView(_) | Kind::Drop(_) => {
+            Kind::CreateStream(_) | Kind::CreateView(_) | Kind::CreateSource(_) | Kind::Drop(_) => {
                 Err(QueryError::internal("a change of the catalog came out of its group"))
             }
             Kind::Other(other) => Err(SqlError::unsupported(format!("{other} is not available here"))

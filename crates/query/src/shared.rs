@@ -11,6 +11,7 @@ use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use headwater_catalog::store::Catalog;
+use headwater_connect::runtime::Sources;
 use headwater_engine::engine::Engine;
 use headwater_event::clock::Clock;
 use headwater_event::id::Ids;
@@ -35,6 +36,7 @@ pub struct Parts {
     pub log: Arc<dyn Log>,
     pub ingest: Arc<Ingest>,
     pub engine: Arc<Engine>,
+    pub sources: Arc<Sources>,
     pub clock: Arc<dyn Clock>,
     pub ids: Arc<Ids>,
     /// The catalog's version that runs.

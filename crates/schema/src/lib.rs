@@ -12,4 +12,5 @@ pub mod conform;
 pub mod dead_letter;
 pub mod decode;
 pub mod encode;
+pub mod span;
 pub mod types;

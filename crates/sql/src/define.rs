@@ -6,6 +6,7 @@
 mod column;
 mod options;
 mod replace;
+pub mod source;
 #[cfg(test)]
 mod tests;
 
@@ -32,7 +33,7 @@ const PARTITIONS: u32 = 4;
 pub fn changes(statement: &Statement, snapshot: &Snapshot) -> Result<Vec<Change>> {
     match &statement.kind {
         Kind::Drop(drop) => removed(drop, snapshot),
-        Kind::CreateStream(_) | Kind::CreateView(_) => {
+        Kind::CreateStream(_) | Kind::CreateView(_) | Kind::CreateSource(_) => {
             let definition = define(statement, snapshot)?;
             Ok(definition.map(Change::Put).into_iter().collect())
         }
@@ -50,6 +51,7 @@ pub fn define(statement: &Statement, snapshot: &Snapshot) -> Result<Option<Defin
     let (name, or_replace, if_not_exists) = match &statement.kind {
         Kind::CreateStream(create) => (&create.name, create.or_replace, create.if_not_exists),
         Kind::CreateView(create) => (&create.name, create.or_replace, create.if_not_exists),
+        Kind::CreateSource(create) => (&create.name, create.or_replace, create.if_not_exists),
         _ => return Err(SqlError::invalid("only CREATE makes a definition").at(statement.source.start())),
     };
     let existing = snapshot.get(&name.value);
@@ -68,7 +70,8 @@ pub fn define(statement: &Statement, snapshot: &Snapshot) -> Result<Option<Defin
     let object = match &statement.kind {
         Kind::CreateStream(create) => Object::Stream(stream(create, base)?),
         Kind::CreateView(create) => Object::View(view(create, base)?),
-        _ => return Err(SqlError::internal("neither a stream nor a view")),
+        Kind::CreateSource(create) => Object::Source(source::source(create, base)?),
+        _ => return Err(SqlError::internal("CREATE of nothing that is known")),
     };
     let definition = Definition {
         name: name.value.clone(),
@@ -91,20 +94,12 @@ fn removed(drop: &Drop, snapshot: &Snapshot) -> Result<Vec<Change>> {
         }
         return Err(unknown_object(name, snapshot).at(drop.name.place.clone()));
     };
-    let kind = match drop.object {
-        ObjectKind::Stream => "stream",
-        ObjectKind::View => "view",
-    };
-    if existing.kind() != kind {
-        return Err(SqlError::new(
-            ErrorKind::Invalid,
-            format!("{name} is a {}, not a {kind}", existing.kind()),
-        )
-        .at(drop.name.place.clone())
-        .hint(match drop.object {
-            ObjectKind::Stream => format!("write DROP MATERIALIZED VIEW {name}"),
-            ObjectKind::View => format!("write DROP STREAM {name}"),
-        }));
+    let (found, wanted) = (existing.kind(), drop.object.name());
+    if found != wanted {
+        let message = format!("{name} is a {found}, not a {wanted}");
+        return Err(SqlError::new(ErrorKind::Invalid, message)
+            .at(drop.name.place.clone())
+            .hint(format!("write DROP {} {name}", kind_of(existing).sql())));
     }
     if name == DEAD_LETTERS || existing.stream().is_some_and(|stream| stream.builtin) {
         return Err(
@@ -292,11 +287,29 @@ fn check_name(name: &Name) -> Result<()> {
     Err(SqlError::invalid("a name holds letters, digits, _ and -").at(name.place.clone()))
 }
 
+fn kind_of(definition: &Definition) -> ObjectKind {
+    match &definition.object {
+        Object::Stream(_) => ObjectKind::Stream,
+        Object::View(_) => ObjectKind::View,
+        Object::Source(_) => ObjectKind::Source,
+    }
+}
+
 impl ObjectKind {
+    /// As [`Definition::kind`] has it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Stream => "stream",
+            Self::View => "view",
+            Self::Source => "source",
+        }
+    }
+
     fn sql(self) -> &'static str {
         match self {
             Self::Stream => "STREAM",
             Self::View => "MATERIALIZED VIEW",
+            Self::Source => "SOURCE",
         }
     }
 }

@@ -34,6 +34,7 @@ pub fn explain(statement: &Statement, snapshot: &Snapshot) -> Result<Vec<String>
         }
         Kind::CreateStream(create) => created(&create.name.value, statement, snapshot),
         Kind::CreateView(create) => created(&create.name.value, statement, snapshot),
+        Kind::CreateSource(create) => created(&create.name.value, statement, snapshot),
         _ => Err(SqlError::invalid("only continuous queries have stages to explain").at(statement.source.start())),
     }
 }
@@ -72,6 +73,14 @@ fn created(name: &str, statement: &Statement, snapshot: &Snapshot) -> Result<Vec
 }
 
 fn head(definition: &Definition) -> String {
+    if let Some(source) = definition.source() {
+        let options = source.options.iter().map(|(key, value)| format!(", {key} = {value}"));
+        let options: String = options.collect();
+        return format!(
+            "source {} into {}: {}{options}",
+            definition.name, source.stream, source.connector
+        );
+    }
     let columns: Vec<_> = definition
         .columns()
         .iter()
@@ -93,6 +102,7 @@ fn head(definition: &Definition) -> String {
             Some([]) => "one row".to_owned(),
             Some(key) => format!("key {}", key.join(", ")),
         },
+        Object::Source(_) => String::new(),
     };
     format!(
         "{} {} ({}), {detail}",

@@ -19,6 +19,7 @@ pub struct Statement {
 pub enum Kind {
     CreateStream(CreateStream),
     CreateView(CreateView),
+    CreateSource(CreateSource),
     Drop(Drop),
     Show(Show),
     Describe(Name),
@@ -53,6 +54,17 @@ pub struct CreateView {
     pub query: Select,
 }
 
+/// `CREATE [OR REPLACE] SOURCE [IF NOT EXISTS] name INTO stream WITH (…) [FORMAT PLAIN ENCODE name]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct CreateSource {
+    pub name: Name,
+    pub or_replace: bool,
+    pub if_not_exists: bool,
+    pub stream: Name,
+    pub options: Vec<StatementOption>,
+    pub encode: Option<Name>,
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct ColumnDefinition {
     pub name: Name,
@@ -85,7 +97,7 @@ pub enum OptionValue {
     Boolean(bool),
 }
 
-/// `DROP STREAM | [MATERIALIZED] VIEW [IF EXISTS] name [CASCADE]`
+/// `DROP STREAM | [MATERIALIZED] VIEW | SOURCE [IF EXISTS] name [CASCADE]`
 #[derive(Clone, Debug, PartialEq)]
 pub struct Drop {
     pub object: ObjectKind,
@@ -98,12 +110,14 @@ pub struct Drop {
 pub enum ObjectKind {
     Stream,
     View,
+    Source,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Show {
     Streams,
     Views,
+    Sources,
     /// Streams and views: `SHOW TABLES`, `SHOW ALL`.
     All,
 }

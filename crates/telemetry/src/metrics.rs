@@ -22,6 +22,9 @@ pub const INGEST_SECONDS: &str = "headwater_ingest_seconds";
 pub const INGEST_QUEUE_BYTES: &str = "headwater_ingest_queue_bytes";
 pub const DEAD_LETTERS: &str = "headwater_dead_letters_total";
 
+pub const SOURCE_EVENTS: &str = "headwater_source_events_total";
+pub const SOURCE_ERRORS: &str = "headwater_source_errors_total";
+
 pub const LOG_COMMIT_SECONDS: &str = "headwater_log_commit_seconds";
 pub const LOG_BYTES: &str = "headwater_log_bytes";
 
@@ -126,6 +129,11 @@ fn describe_http_and_ingest() {
         INGEST_QUEUE_BYTES,
         Unit::Bytes,
         "Bytes of bodies that are being read or wait for storage"
+    );
+    describe_counter!(SOURCE_EVENTS, "Events that a source has stored in its stream");
+    describe_counter!(
+        SOURCE_ERRORS,
+        "Failures of a source, after each of which it was tried again"
     );
     describe_counter!(DEAD_LETTERS, "Events written to dead_letters, by stream and reason");
 }

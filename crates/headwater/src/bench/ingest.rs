@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::routing::post;
+use headwater_connect::sources::nexmark::generator::Table;
 use headwater_schema::encode;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
-use crate::bench::bids::{self, Bids};
 use crate::bench::connection::{Connection, request};
+use crate::bench::events::{STREAMS_SQL, bids};
 use crate::bench::report::{Measured, percentile_ms};
 use crate::bench::{Bench, BenchResult};
 
@@ -28,7 +29,7 @@ pub async fn batched(bench: &Bench) -> BenchResult {
     let bodies = bodies(EVENTS_PER_REQUEST)?;
     let decoded = arrow_json(bench, &bodies)?;
 
-    let server = bench.serve(bids::STREAM_SQL).await?;
+    let server = bench.serve(STREAMS_SQL).await?;
     let requests: Arc<Vec<_>> = Arc::new(
         bodies
             .iter()
@@ -71,7 +72,7 @@ pub async fn single(bench: &Bench) -> BenchResult {
     let mut echoed = send(bench, address, Arc::clone(&requests), count, SINGLE_CONNECTIONS).await?;
     echo.abort();
 
-    let server = bench.serve(bids::STREAM_SQL).await?;
+    let server = bench.serve(STREAMS_SQL).await?;
     let mut sent = send(bench, server.address(), requests, count, SINGLE_CONNECTIONS).await?;
     server.stop().await;
 
@@ -133,11 +134,11 @@ async fn send(
 }
 
 fn bodies(events: usize) -> Result<Vec<Vec<u8>>, arrow::error::ArrowError> {
-    let mut bids = Bids::new(1);
+    let bids = bids(BODIES * events)?;
     (0..BODIES)
-        .map(|_| {
+        .map(|number| {
             let mut body = Vec::new();
-            encode::json_lines(&bids.batch(events)?, &mut body)?;
+            encode::json_lines(&bids.slice(number * events, events), &mut body)?;
             Ok(body)
         })
         .collect()
@@ -149,7 +150,7 @@ fn arrow_json(bench: &Bench, bodies: &[Vec<u8>]) -> Result<f64, arrow::error::Ar
     let mut events = 0;
     while bench.clock.elapsed() - started < Duration::from_secs(2) {
         for body in bodies {
-            let reader = arrow::json::ReaderBuilder::new(bids::schema()).with_batch_size(EVENTS_PER_REQUEST);
+            let reader = arrow::json::ReaderBuilder::new(Table::Bid.schema()).with_batch_size(EVENTS_PER_REQUEST);
             for batch in reader.build(body.as_slice())? {
                 events += batch?.num_rows();
             }

@@ -2,8 +2,8 @@
 //! is one. What is measured and what the goals are is in `docs/benchmarks.md`.
 
 mod ask;
-mod bids;
 mod connection;
+mod events;
 mod ingest;
 mod queries;
 mod report;
@@ -16,12 +16,15 @@ use std::sync::Arc;
 use clap::{Args, ValueEnum};
 use headwater_event::clock::{Clock, SystemClock};
 
+use crate::bench::queries::Through;
 use crate::bench::report::Measured;
-use crate::cli::failure::{Failed, Failure};
+use crate::cli::failure::{self, Failed};
 use crate::config::Config;
 use crate::instance::Instance;
 
-type BenchResult = Result<Vec<Measured>, Box<dyn std::error::Error + Send + Sync>>;
+/// Why a benchmark could not be carried out.
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+type BenchResult = Result<Vec<Measured>, Failure>;
 
 /// Measures this build on this machine
 #[derive(Debug, Args)]
@@ -31,9 +34,15 @@ pub struct BenchArgs {
     /// Events to work on
     #[arg(long, default_value_t = 2_000_000)]
     events: usize,
-    /// Of NEXMark, only the queries whose names begin with one of these
+    /// Of NEXMark, only these queries: q0,q5
     #[arg(long, value_delimiter = ',')]
     queries: Vec<String>,
+    /// Of NEXMark, where events and results are; both, one after the other, unless given
+    #[arg(long, value_enum)]
+    through: Option<Through>,
+    /// Of NEXMark, threads that run the queries, and partitions of their streams
+    #[arg(long, default_value_t = 2, value_parser = cores)]
+    cores: usize,
     #[arg(long, value_enum, default_value_t = Format::Table)]
     format: Format,
 }
@@ -44,7 +53,7 @@ enum What {
     Ingest,
     /// One event a request, beside an echo
     Single,
-    /// NEXMark queries on bids, through the log and in memory
+    /// NEXMark's queries, through the log and in memory
     Nexmark,
     /// Point queries on a view
     Point,
@@ -65,6 +74,8 @@ struct Bench {
     clock: Arc<dyn Clock>,
     events: usize,
     queries: Vec<String>,
+    through: Option<Through>,
+    cores: usize,
 }
 
 /// A server on free ports and a directory of its own.
@@ -79,6 +90,8 @@ impl BenchArgs {
             clock: SystemClock::new(),
             events: self.events,
             queries: self.queries,
+            through: self.through,
+            cores: self.cores,
         };
         let what = match self.what.is_empty() {
             true => What::value_variants().to_vec(),
@@ -92,7 +105,7 @@ impl BenchArgs {
                 .unwrap_or_default();
             eprintln!("measuring {name} …");
             let found = bench.measure(what).await;
-            let found = found.map_err(|error| Failure::failed(format!("{name}: {error}")))?;
+            let found = found.map_err(|error| failure::Failure::failed(format!("{name}: {error}")))?;
             if self.format == Format::Table {
                 crate::cli::output::line(&report::table(&found))?;
             }
@@ -118,7 +131,7 @@ impl Bench {
     }
 
     /// A server with `sql` applied.
-    async fn serve(&self, sql: &str) -> Result<Served, Box<dyn std::error::Error + Send + Sync>> {
+    async fn serve(&self, sql: &str) -> Result<Served, Failure> {
         let directory = tempfile::tempdir()?;
         let config = config(directory.path());
         let instance = Instance::start(&config, &[]).await?;
@@ -141,6 +154,11 @@ impl Served {
     async fn stop(self) {
         self.instance.stop().await;
     }
+}
+
+fn cores(text: &str) -> Result<usize, String> {
+    let number = text.parse().ok().filter(|number| (1..=256).contains(number));
+    number.ok_or_else(|| "a whole number from 1 to 256".to_owned())
 }
 
 fn config(directory: &std::path::Path) -> Config {

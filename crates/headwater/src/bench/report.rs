@@ -11,6 +11,8 @@ use serde_json::{Map, Value};
 pub struct Measured {
     pub name: String,
     pub figures: Vec<(&'static str, f64)>,
+    /// What there is to say instead of figures.
+    pub note: Option<String>,
 }
 
 impl Measured {
@@ -18,6 +20,15 @@ impl Measured {
         Self {
             name: name.into(),
             figures: Vec::new(),
+            note: None,
+        }
+    }
+
+    #[must_use]
+    pub fn note(self, note: String) -> Self {
+        Self {
+            note: Some(note),
+            ..self
         }
     }
 
@@ -44,7 +55,8 @@ pub fn table(measured: &[Measured]) -> String {
             let found = line.figures.iter().find(|(figure, _)| figure == name);
             found.map(|(_, value)| for_people(*value)).unwrap_or_default()
         });
-        table.add_row(std::iter::once(line.name.clone()).chain(figures));
+        let note = line.note.iter().cloned();
+        table.add_row(std::iter::once(line.name.clone()).chain(figures).chain(note));
     }
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
@@ -62,6 +74,9 @@ pub fn json(measured: &[Measured]) -> String {
                 .iter()
                 .map(|(name, value)| ((*name).to_owned(), Value::from(*value))),
         );
+        if let Some(note) = &line.note {
+            object.insert("note".to_owned(), Value::from(note.clone()));
+        }
         Value::Object(object)
     });
     Value::Array(lines.collect()).to_string()

@@ -18,7 +18,13 @@ pub fn cpu() -> Duration {
     TICK * ticks
 }
 
-/// The most memory that the process ever held, in bytes.
+/// Begins to look for the most memory anew.
+pub fn forget_memory_max() {
+    // Where the kernel doesn't let us, the figure is that of the whole process.
+    let _ = std::fs::write("/proc/self/clear_refs", "5");
+}
+
+/// The most memory that the process held, in bytes.
 pub fn memory_max() -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));

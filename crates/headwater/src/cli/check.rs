@@ -34,7 +34,7 @@ impl Check {
         for path in &self.files {
             files.push(SqlFile::read(path).map_err(Failure::usage)?);
         }
-        let embedded = Embedded::start(SystemClock::new()).await?;
+        let embedded = Embedded::without_sources(SystemClock::new()).await?;
         for file in &files {
             match embedded.core.apply_file(file).await {
                 Ok(()) => {}
@@ -58,13 +58,16 @@ impl Check {
                 text.extend(plan(definition, &snapshot)?.iter().map(|line| format!("  {line}\n")));
             }
         }
-        let views = made.iter().filter(|definition| definition.view().is_some()).count();
-        let streams = made.len() - views;
+        let count = |kind| made.iter().filter(|definition| definition.kind() == kind).count();
+        let (streams, views) = (count("stream"), count("view"));
         text.push_str(&format!(
             "ok: {}, {}",
             counted(streams, "stream"),
             counted(views, "view")
         ));
+        if count("source") > 0 {
+            text.push_str(&format!(", {}", counted(count("source"), "source")));
+        }
         Ok(text)
     }
 }

@@ -8,12 +8,13 @@ use tempfile::TempDir;
 
 use crate::cli::failure::{Failed, Failure};
 use crate::config::Config;
-use crate::instance::Core;
+use crate::instance::{Core, Intake};
 
 /// Ends with the process, and leaves nothing behind.
 pub struct Embedded {
     pub core: Core,
     config: Config,
+    intake: Intake,
     /// For sorts and joins that don't fit in memory.
     _directory: TempDir,
 }
@@ -22,22 +23,28 @@ pub struct Embedded {
 pub const THREADS: usize = 1;
 
 impl Embedded {
-    pub async fn start(clock: Arc<dyn Clock>) -> Failed<Self> {
-        Self::with_threads(clock, THREADS).await
+    pub async fn with_threads(clock: Arc<dyn Clock>, threads: usize) -> Failed<Self> {
+        Self::start(clock, threads, Intake::Open).await
     }
 
-    pub async fn with_threads(clock: Arc<dyn Clock>, threads: usize) -> Failed<Self> {
+    /// Statements are carried out, but sources bring nothing in.
+    pub async fn without_sources(clock: Arc<dyn Clock>) -> Failed<Self> {
+        Self::start(clock, THREADS, Intake::Shut).await
+    }
+
+    async fn start(clock: Arc<dyn Clock>, threads: usize, intake: Intake) -> Failed<Self> {
         let directory =
             tempfile::tempdir().map_err(|error| Failure::usage(format!("no temporary directory: {error}")))?;
         let mut config = Config::default();
         config.data.directory = directory.path().to_owned();
         config.engine.threads = threads;
         let log = MemoryLog::new(Arc::clone(&clock));
-        let core = Core::start(&config, log, clock).await;
+        let core = Core::start(&config, log, clock, intake).await;
         let core = core.map_err(|error| Failure::failed(error.to_string()))?;
         Ok(Self {
             core,
             config,
+            intake,
             _directory: directory,
         })
     }
@@ -46,7 +53,7 @@ impl Embedded {
     pub async fn restart(self) -> Failed<Self> {
         let (log, clock) = (Arc::clone(&self.core.log), Arc::clone(&self.core.clock));
         self.core.stop().await;
-        let core = Core::start(&self.config, log, clock).await;
+        let core = Core::start(&self.config, log, clock, self.intake).await;
         let core = core.map_err(|error| Failure::failed(error.to_string()))?;
         Ok(Self { core, ..self })
     }

@@ -55,6 +55,7 @@ pub fn line_for(definition: &Definition, http: SocketAddr) -> Option<String> {
         Object::Stream(stream) if stream.query.is_some() => Some(tail(&definition.name, http)),
         Object::Stream(stream) => Some(send(&definition.name, stream, http)),
         Object::View(view) => Some(look(&definition.name, view, http)),
+        Object::Source(source) => Some(tail(&source.stream, http)),
     }
 }
 

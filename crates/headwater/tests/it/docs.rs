@@ -27,7 +27,7 @@ const REFUSED: &str = "-- refused: ";
 #[tokio::test]
 async fn the_statements_of_the_sql_reference_run() {
     let text = std::fs::read_to_string(root().join("docs/sql.md")).expect("docs/sql.md");
-    let instance = Embedded::start(SystemClock::new()).await.expect("it starts");
+    let instance = Embedded::with_threads(SystemClock::new(), 1).await.expect("it starts");
     let blocks = blocks(&text);
     assert!(blocks.len() > 10, "docs/sql.md has examples");
     for (line, sql) in blocks {

@@ -14,6 +14,7 @@ mod corpus;
 mod crash;
 mod disk;
 mod docs;
+mod nexmark;
 mod oracle;
 mod overload;
 mod postgres;

@@ -7,13 +7,14 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Our crates in the order of the flow: each may depend on those before it alone.
-const ORDER: [&str; 11] = [
+const ORDER: [&str; 12] = [
     "headwater-event",
     "headwater-problem",
     "headwater-telemetry",
     "headwater-schema",
     "headwater-log",
     "headwater-catalog",
+    "headwater-connect",
     "headwater-engine",
     "headwater-sql",
     "headwater-gateway",
@@ -29,6 +30,7 @@ const SEEN_BY: [(&str, &[&str]); 4] = [
         &[
             "headwater-log",
             "headwater-catalog",
+            "headwater-connect",
             "headwater-engine",
             "headwater-sql",
             "headwater-gateway",

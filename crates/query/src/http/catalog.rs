@@ -15,6 +15,16 @@ pub struct Catalog {
     version: u64,
     streams: Vec<Entry>,
     views: Vec<Entry>,
+    sources: Vec<SourceEntry>,
+}
+
+#[derive(Serialize)]
+struct SourceEntry {
+    name: String,
+    /// The stream that it writes into.
+    into: String,
+    connector: String,
+    sql: String,
 }
 
 #[derive(Serialize)]
@@ -53,11 +63,23 @@ pub async fn list(State(shared): State<Arc<Shared>>) -> Json<Catalog> {
     let (streams, views) = snapshot
         .iter()
         .map(|definition| &**definition)
+        .filter(|definition| definition.has_rows())
         .partition::<Vec<_>, _>(|definition| definition.stream().is_some());
     Json(Catalog {
         version: snapshot.version,
         streams: streams.into_iter().map(entry).collect(),
         views: views.into_iter().map(entry).collect(),
+        sources: snapshot.iter().filter_map(|definition| source(definition)).collect(),
+    })
+}
+
+fn source(definition: &Definition) -> Option<SourceEntry> {
+    let source = definition.source()?;
+    Some(SourceEntry {
+        name: definition.name.clone(),
+        into: source.stream.clone(),
+        connector: source.connector.clone(),
+        sql: definition.sql.clone(),
     })
 }
 
@@ -90,5 +112,6 @@ fn entry(definition: &Definition) -> Entry {
             key: view.key.clone(),
             ..entry
         },
+        Object::Source(_) => entry,
     }
 }

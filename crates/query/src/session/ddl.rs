@@ -24,7 +24,7 @@ const ATTEMPTS_MAX: usize = 10;
 pub fn changes_catalog(statement: &Statement) -> bool {
     matches!(
         statement.kind,
-        Kind::CreateStream(_) | Kind::CreateView(_) | Kind::Drop(_)
+        Kind::CreateStream(_) | Kind::CreateView(_) | Kind::CreateSource(_) | Kind::Drop(_)
     )
 }
 
@@ -40,6 +40,7 @@ pub async fn apply(shared: &Arc<Shared>, statements: &[Statement]) -> Result<Vec
     let version = loop {
         let snapshot = catalog.snapshot();
         let changes = plan(statements, &snapshot)?;
+        look(statements, &changes, &snapshot)?;
         if changes.is_empty() {
             break snapshot.version;
         }
@@ -70,14 +71,34 @@ fn plan(statements: &[Statement], snapshot: &Snapshot) -> Result<Vec<Change>, Sq
     Ok(changes)
 }
 
+/// Looks whether what new sources read from is there.
+fn look(statements: &[Statement], changes: &[Change], snapshot: &Snapshot) -> Result<(), SqlError> {
+    let after = snapshot.with(changes);
+    for statement in statements {
+        let Kind::CreateSource(create) = &statement.kind else {
+            continue;
+        };
+        let is_new = |change: &Change| matches!(change, Change::Put(new) if new.name == create.name.value);
+        let definition = after.get(&create.name.value).filter(|_| changes.iter().any(is_new));
+        let source = definition.and_then(|definition| definition.source());
+        if let (Some(source), Some(into)) = (source, after.get(&create.stream.value)) {
+            let found = headwater_connect::sources::look(source, into);
+            found.map_err(|refusal| define::source::placed(create, &refusal))?;
+        }
+    }
+    Ok(())
+}
+
 /// What Postgres' clients expect to be told.
 pub fn tag(statement: &Statement) -> &'static str {
     match &statement.kind {
         Kind::CreateStream(_) => "CREATE STREAM",
         Kind::CreateView(_) => "CREATE MATERIALIZED VIEW",
+        Kind::CreateSource(_) => "CREATE SOURCE",
         Kind::Drop(drop) => match drop.object {
             ObjectKind::Stream => "DROP STREAM",
             ObjectKind::View => "DROP MATERIALIZED VIEW",
+            ObjectKind::Source => "DROP SOURCE",
         },
         _ => "OK",
     }

@@ -43,8 +43,8 @@ pub async fn plan(session: &Session, statement: &Statement) -> Result<LogicalPla
     let name = &insert.stream;
     match snapshot.get(&name.value) {
         Some(definition) if definition.stream().is_some() => check_columns(insert, definition)?,
-        Some(_) => {
-            let message = format!("'{}' is a view, and rows go into streams", name.value);
+        Some(other) => {
+            let message = format!("'{}' is a {}, and rows go into streams", name.value, other.kind());
             return Err(SqlError::invalid(message).at(name.place.clone()).into());
         }
         None => {

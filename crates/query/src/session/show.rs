@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, Int32Array, RecordBatch, StringArray};
+use arrow::array::{ArrayRef, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema};
 use datafusion::common::ScalarValue;
 use datafusion::logical_expr::LogicalPlanBuilder;
 use futures::{StreamExt, stream};
-use headwater_catalog::definition::{Definition, Object};
+use headwater_catalog::definition::{Definition, Object, Source};
+use headwater_catalog::snapshot::Snapshot;
+use headwater_connect::runtime::SourceStatus;
 use headwater_schema::column::{Column, ColumnDefault};
 use headwater_schema::types::type_name;
 use headwater_sql::error::{Kind as SqlKind, SqlError};
@@ -22,8 +24,12 @@ pub fn show(shared: &Shared, show: Show) -> Result<Answer, QueryError> {
     let wanted = |definition: &&Arc<Definition>| match show {
         Show::Streams => definition.stream().is_some(),
         Show::Views => definition.view().is_some(),
-        Show::All => true,
+        Show::All => definition.has_rows(),
+        Show::Sources => false,
     };
+    if show == Show::Sources {
+        return sources(shared, &snapshot);
+    }
     let found: Vec<_> = snapshot.iter().filter(wanted).collect();
     let reads = |definition: &&Arc<Definition>| definition.query().map(|query| query.reads.join(", "));
     let columns: [(&str, ArrayRef); 5] = [
@@ -45,6 +51,54 @@ pub fn show(shared: &Shared, show: Show) -> Result<Answer, QueryError> {
     rows(columns)
 }
 
+/// What every source has brought so far, and why it doesn't get on if it doesn't.
+fn sources(shared: &Shared, snapshot: &Snapshot) -> Result<Answer, QueryError> {
+    let statuses = shared.parts.sources.status();
+    let found: Vec<_> = snapshot
+        .iter()
+        .filter_map(|definition| Some((definition.name.as_str(), definition.source()?)))
+        .map(|(name, source)| (name, source, statuses.iter().find(|status| status.name == name)))
+        .collect();
+    let count = |count: fn(&SourceStatus) -> u64| -> ArrayRef {
+        let counts = found.iter().map(|(_, _, status)| i64::try_from(count((*status)?)).ok());
+        Arc::new(counts.collect::<Int64Array>())
+    };
+    let state = |status: Option<&SourceStatus>| status.map_or("stopped", |status| status.state).to_owned();
+    rows([
+        ("name", text(found.iter().map(|(name, _, _)| Some((*name).to_owned())))),
+        (
+            "connector",
+            text(found.iter().map(|(_, source, _)| Some(source.connector.clone()))),
+        ),
+        (
+            "stream",
+            text(found.iter().map(|(_, source, _)| Some(source.stream.clone()))),
+        ),
+        ("state", text(found.iter().map(|(_, _, status)| Some(state(*status))))),
+        ("events", count(|status| status.events)),
+        ("dead_letters", count(|status| status.dead_letters)),
+        (
+            "failure",
+            text(found.iter().map(|(_, _, status)| (*status)?.failure.clone())),
+        ),
+    ])
+}
+
+/// A source's options as they were written.
+fn options(source: &Source) -> Result<Answer, QueryError> {
+    let mut options = vec![
+        ("into", source.stream.as_str()),
+        ("connector", source.connector.as_str()),
+    ];
+    options.extend(source.encode.as_deref().map(|encode| ("encode", encode)));
+    options.extend(source.options.iter().map(|(key, value)| (key.as_str(), value.as_str())));
+    let column = |part: fn(&(&str, &str)) -> String| text(options.iter().map(|option| Some(part(option))));
+    rows([
+        ("option", column(|(key, _)| (*key).to_owned())),
+        ("value", column(|(_, value)| (*value).to_owned())),
+    ])
+}
+
 pub fn describe(shared: &Shared, name: &Name) -> Result<Answer, QueryError> {
     let snapshot = shared.parts.catalog.snapshot();
     let Some(definition) = snapshot.get(&name.value) else {
@@ -54,6 +108,9 @@ pub fn describe(shared: &Shared, name: &Name) -> Result<Answer, QueryError> {
             .at(name.place.clone())
             .into());
     };
+    if let Some(source) = definition.source() {
+        return options(source);
+    }
     let described = definition.columns();
     let nullable: BooleanArray = described.iter().map(|column| Some(column.nullable)).collect();
     let columns: [(&str, ArrayRef); 5] = [
@@ -98,7 +155,7 @@ fn role(definition: &Definition, column: &str) -> Option<String> {
     let mut roles = Vec::new();
     match &definition.object {
         Object::View(view) if view.key_columns().iter().any(|key| key == column) => roles.push("key"),
-        Object::View(_) => {}
+        Object::View(_) | Object::Source(_) => {}
         Object::Stream(stream) => {
             if stream.partition_by.iter().any(|key| key == column) {
                 roles.push("partition");

@@ -12,6 +12,7 @@ use datafusion::logical_expr::TableType;
 use headwater_catalog::definition::{Definition, Object};
 use headwater_catalog::store::Catalog;
 use headwater_log::Log;
+use headwater_sql::define::source::not_readable;
 
 use crate::tables::stream::StreamTable;
 use crate::tables::view::ViewTable;
@@ -40,6 +41,12 @@ pub fn databases(catalog: Arc<Catalog>, log: Arc<dyn Log>, views: Arc<Views>) ->
 }
 
 impl PublicSchema {
+    /// The stream or view of this name.
+    fn find(&self, name: &str) -> Option<Arc<Definition>> {
+        let snapshot = self.catalog.snapshot();
+        snapshot.get(name).filter(|definition| definition.has_rows()).cloned()
+    }
+
     async fn provider(&self, definition: &Arc<Definition>) -> Result<Arc<dyn TableProvider>> {
         match &definition.object {
             Object::Stream(stream) => {
@@ -51,6 +58,10 @@ impl PublicSchema {
                 let view = view.map_err(|error| DataFusionError::External(Box::new(error)))?;
                 Ok(Arc::new(ViewTable::new(view)))
             }
+            Object::Source(source) => {
+                let error = not_readable(&definition.name, &source.stream);
+                Err(DataFusionError::External(Box::new(error)))
+            }
         }
     }
 }
@@ -59,7 +70,8 @@ impl PublicSchema {
 impl SchemaProvider for PublicSchema {
     fn table_names(&self) -> Vec<String> {
         let snapshot = self.catalog.snapshot();
-        snapshot.iter().map(|definition| definition.name.clone()).collect()
+        let readable = snapshot.iter().filter(|definition| definition.has_rows());
+        readable.map(|definition| definition.name.clone()).collect()
     }
 
     async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
@@ -71,14 +83,13 @@ impl SchemaProvider for PublicSchema {
     }
 
     async fn table_type(&self, name: &str) -> Result<Option<TableType>> {
-        let snapshot = self.catalog.snapshot();
-        Ok(snapshot.get(name).map(|definition| match definition.object {
-            Object::Stream(_) => TableType::Base,
-            Object::View(_) => TableType::View,
+        Ok(self.find(name).map(|definition| match definition.view() {
+            Some(_) => TableType::View,
+            None => TableType::Base,
         }))
     }
 
     fn table_exist(&self, name: &str) -> bool {
-        self.catalog.snapshot().get(name).is_some()
+        self.find(name).is_some()
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use arrow::datatypes::Schema;
 use headwater_catalog::definition::{Definition, Object};
 use headwater_catalog::store::Catalog;
+use headwater_connect::runtime::Sources;
 use headwater_engine::engine::{Engine, EngineOptions, Running};
 use headwater_event::clock::{Clock, SystemClock};
 use headwater_event::id::Ids;
@@ -65,12 +66,21 @@ impl World {
         };
         let (in_log, in_catalog) = (Arc::clone(&log), Arc::clone(&catalog));
         let ingest = Ingest::new(options, in_log, in_catalog, Arc::clone(&clock), Arc::clone(&ids)).unwrap();
+        let sources = Sources::new(
+            1,
+            Arc::clone(&log),
+            Arc::clone(&clock),
+            Arc::clone(&ids),
+            "dead_letters".into(),
+        );
+        let sources = sources.unwrap();
         let stop = CancellationToken::new();
         let parts = Parts {
             catalog,
             log,
             ingest,
             engine,
+            sources,
             clock,
             ids,
             applied: receiver,
@@ -185,15 +195,15 @@ async fn process(catalog: Arc<Catalog>, log: Arc<dyn Log>, engine: Arc<Engine>, 
             let fields: Vec<_> = definition.columns().iter().map(|column| column.field()).collect();
             let rows = Arc::new(Schema::new(fields));
             let schema = match definition.object {
-                Object::Stream(_) => rows,
                 Object::View(_) => changelog_schema(&rows),
+                _ => rows,
             };
             let pipeline = definition
                 .query()
                 .map(|_| headwater_sql::plan::pipeline(definition, &snapshot).unwrap());
             let writers = pipeline.as_ref().and_then(|pipeline| pipeline.stages.last());
             let partitions = match definition.object {
-                Object::Stream(_) => definition.partitions(),
+                Object::Stream(_) | Object::Source(_) => definition.partitions().max(1),
                 Object::View(_) => writers.map_or(1, |stage| stage.input.partitions),
             };
             let cleanup = Cleanup::Delete {

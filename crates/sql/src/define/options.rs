@@ -3,6 +3,7 @@
 use headwater_catalog::definition::{Idempotency, Late, Start, StateBound};
 use headwater_catalog::snapshot::{Snapshot, nearest};
 use headwater_schema::column::UnknownFields;
+use headwater_schema::span;
 
 use crate::error::{Place, Result, SqlError};
 use crate::plan::IDLE_TIMEOUT_MS;
@@ -171,7 +172,7 @@ fn millis(option: &StatementOption) -> Result<u64> {
 }
 
 fn span(option: &StatementOption, what: &str) -> Result<u64> {
-    let micros = time::duration(text(option, what)?).filter(|micros| *micros >= 1000);
+    let micros = span::parse(text(option, what)?).filter(|micros| *micros >= 1000);
     micros
         .and_then(|micros| u64::try_from(micros / 1000).ok())
         .ok_or_else(|| wrong(option, what))

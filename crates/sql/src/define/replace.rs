@@ -1,10 +1,11 @@
-//! Whether an object can be replaced: what reads from it must still be able to.
+//! Whether an object can be replaced: what reads from it, or writes into it, must still be able to.
 
 use std::sync::Arc;
 
 use headwater_catalog::definition::Definition;
 use headwater_catalog::snapshot::{Change, Snapshot};
 
+use crate::define::source;
 use crate::error::{Kind, Result, SqlError};
 use crate::plan;
 
@@ -21,13 +22,16 @@ pub fn check(existing: &Arc<Definition>, new: &Definition, snapshot: &Snapshot) 
         let Some(dependent) = after.get(name) else {
             continue;
         };
-        if let Err(error) = plan::pipeline(dependent, &after) {
+        let runs = match dependent.source() {
+            Some(source) => source::check(source, new).map_err(|refusal| refusal.to_string()),
+            None => plan::pipeline(dependent, &after)
+                .map(drop)
+                .map_err(|error| error.message),
+        };
+        if let Err(why) = runs {
             return Err(SqlError::new(
                 Kind::Dependents,
-                format!(
-                    "{} can't be replaced: {name} could no longer run, {}",
-                    existing.name, error.message
-                ),
+                format!("{} can't be replaced: {name} could no longer run, {why}", existing.name),
             )
             .hint(format!("drop {name} first")));
         }

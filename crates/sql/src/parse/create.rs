@@ -1,4 +1,4 @@
-//! `CREATE STREAM` and `CREATE MATERIALIZED VIEW`.
+//! `CREATE STREAM`, `CREATE MATERIALIZED VIEW` and `CREATE SOURCE`.
 
 use datafusion::sql::sqlparser::ast::{ColumnOption, TableConstraint};
 use datafusion::sql::sqlparser::tokenizer::Token;
@@ -6,13 +6,13 @@ use datafusion::sql::sqlparser::tokenizer::Token;
 use crate::error::{Result, SqlError};
 use crate::parse::cursor::Cursor;
 use crate::parse::{options, simple};
-use crate::statement::{ColumnDefinition, CreateStream, CreateView, Kind, Name, Select, WatermarkFor};
+use crate::statement::{ColumnDefinition, CreateSource, CreateStream, CreateView, Kind, Name, Select, WatermarkFor};
 
 /// What `CREATE` knows, for hints.
-const OBJECTS: [&str; 3] = ["STREAM", "MATERIALIZED", "VIEW"];
+const OBJECTS: [&str; 4] = ["STREAM", "MATERIALIZED", "VIEW", "SOURCE"];
 
 /// What `CREATE` and `DROP` will know.
-pub const LATER: [&str; 8] = ["RULE", "SOURCE", "SINK", "FUNCTION", "MODEL", "ROLE", "USER", "SECRET"];
+pub const LATER: [&str; 7] = ["RULE", "SINK", "FUNCTION", "MODEL", "ROLE", "USER", "SECRET"];
 
 #[derive(Default)]
 struct Body {
@@ -28,6 +28,9 @@ pub fn create(cursor: &mut Cursor) -> Result<Kind> {
     }
     if cursor.take(&["materialized", "view"]) {
         return view(cursor, or_replace).map(Kind::CreateView);
+    }
+    if cursor.take(&["source"]) {
+        return source(cursor, or_replace).map(Kind::CreateSource);
     }
     Err(unknown_object(cursor, "CREATE"))
 }
@@ -54,7 +57,7 @@ pub fn unknown_object(cursor: &Cursor, verb: &str) -> SqlError {
         )),
         _ => {
             let near = headwater_catalog::snapshot::nearest(&found, OBJECTS.into_iter().chain(LATER));
-            let error = cursor.expected("STREAM or MATERIALIZED VIEW");
+            let error = cursor.expected("STREAM, MATERIALIZED VIEW or SOURCE");
             match near {
                 Some(near) => error.hint(format!("did you mean {verb} {near}?")),
                 None => error,
@@ -132,6 +135,32 @@ fn view(cursor: &mut Cursor, or_replace: bool) -> Result<CreateView> {
         if_not_exists,
         options,
         query,
+    })
+}
+
+fn source(cursor: &mut Cursor, or_replace: bool) -> Result<CreateSource> {
+    let if_not_exists = cursor.take(&["if", "not", "exists"]);
+    let name = cursor.object_name("the name of the source")?;
+    if !cursor.take(&["into"]) {
+        return Err(cursor.expected("INTO and the stream that the source writes into").hint(
+            "the stream has the columns: CREATE STREAM s (…), then CREATE SOURCE name INTO s WITH (connector = …)",
+        ));
+    }
+    let stream = cursor.object_name("the name of a stream")?;
+    let options = options::with(cursor)?;
+    let mut encode = None;
+    if cursor.take(&["format"]) {
+        cursor.expect("plain")?;
+        cursor.expect("encode")?;
+        encode = Some(cursor.name("a format like JSON or CSV")?);
+    }
+    Ok(CreateSource {
+        name,
+        or_replace,
+        if_not_exists,
+        stream,
+        options,
+        encode,
     })
 }
 

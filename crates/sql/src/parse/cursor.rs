@@ -11,7 +11,7 @@ use crate::parse::{DIALECT, NESTING_MAX, rewrite};
 use crate::statement::{Name, Source};
 
 /// Words that a typo may have been meant as.
-const KEYWORDS: [&str; 38] = [
+const KEYWORDS: [&str; 42] = [
     "SELECT",
     "FROM",
     "WHERE",
@@ -27,6 +27,7 @@ const KEYWORDS: [&str; 38] = [
     "STREAM",
     "MATERIALIZED",
     "VIEW",
+    "SOURCE",
     "WITH",
     "WATERMARK",
     "PARTITION",
@@ -35,6 +36,7 @@ const KEYWORDS: [&str; 38] = [
     "SHOW",
     "STREAMS",
     "VIEWS",
+    "SOURCES",
     "TABLES",
     "DESCRIBE",
     "EXPLAIN",
@@ -49,6 +51,8 @@ const KEYWORDS: [&str; 38] = [
     "INTERVAL",
     "DISTINCT",
     "FILTER",
+    "FORMAT",
+    "ENCODE",
     "SET",
 ];
 

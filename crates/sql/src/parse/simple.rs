@@ -39,6 +39,8 @@ pub fn drop(cursor: &mut Cursor) -> Result<Kind> {
         ObjectKind::Stream
     } else if cursor.take(&["materialized", "view"]) || cursor.take(&["view"]) {
         ObjectKind::View
+    } else if cursor.take(&["source"]) {
+        ObjectKind::Source
     } else {
         return Err(unknown_object(cursor, "DROP"));
     };
@@ -64,14 +66,15 @@ pub fn show(cursor: &mut Cursor) -> Result<Kind> {
     let show = match after.token.to_string().to_lowercase().as_str() {
         "streams" => Show::Streams,
         "views" => Show::Views,
+        "sources" => Show::Sources,
         "tables" | "all" => Show::All,
-        later @ ("rules" | "sources" | "sinks" | "functions" | "models" | "roles" | "grants") => {
+        later @ ("rules" | "sinks" | "functions" | "models" | "roles" | "grants") => {
             let message = format!("SHOW {} is not available in this version", later.to_uppercase());
             return Err(SqlError::unsupported(message).at(cursor.place(&after)));
         }
         "" | "eof" => {
             cursor.expect("show")?;
-            return Err(cursor.expected("STREAMS, VIEWS or TABLES"));
+            return Err(cursor.expected("STREAMS, VIEWS, SOURCES or TABLES"));
         }
         _ => return sqlparser(cursor),
     };
@@ -83,7 +86,9 @@ pub fn show(cursor: &mut Cursor) -> Result<Kind> {
 
 pub fn describe(cursor: &mut Cursor) -> Result<Kind> {
     cursor.parser.advance_token();
-    cursor.object_name("the name of a stream or a view").map(Kind::Describe)
+    cursor
+        .object_name("the name of a stream, a view or a source")
+        .map(Kind::Describe)
 }
 
 pub fn explain(cursor: &mut Cursor) -> Result<Kind> {
@@ -174,8 +179,8 @@ pub fn other(cursor: &mut Cursor, word: &str) -> Result<Kind> {
     match word {
         "alter" => {
             let object = cursor.parser.peek_nth_token(1).token.to_string().to_uppercase();
-            let known =
-                ["STREAM", "MATERIALIZED", "VIEW"].contains(&object.as_str()) || LATER.contains(&object.as_str());
+            let known = ["STREAM", "MATERIALIZED", "VIEW", "SOURCE"].contains(&object.as_str())
+                || LATER.contains(&object.as_str());
             let what = if known { format!("ALTER {object}") } else { upper };
             Err(
                 SqlError::unsupported(format!("{what} is not available in this version"))

@@ -81,7 +81,7 @@ fn errors_name_the_construct_and_its_place() {
             "CREATE STREM t (a INT)",
             1,
             8,
-            "expected STREAM or MATERIALIZED VIEW, found STREM",
+            "expected STREAM, MATERIALIZED VIEW or SOURCE, found STREM",
             "CREATE STREAM",
         ),
         (

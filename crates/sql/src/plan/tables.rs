@@ -13,6 +13,7 @@ use headwater_catalog::definition::Definition;
 use headwater_catalog::snapshot::Snapshot;
 use headwater_schema::column::Column;
 
+use crate::define::source::not_readable;
 use crate::error::{Kind, SqlError};
 use crate::plan::windows::Use;
 use crate::session;
@@ -56,6 +57,10 @@ impl ContextProvider for Tables<'_> {
             .snapshot
             .get(name.table())
             .ok_or_else(|| DataFusionError::External(Box::new(unknown_object(name.table(), self.snapshot))))?;
+        if let Some(source) = definition.source() {
+            let error = not_readable(&definition.name, &source.stream);
+            return Err(DataFusionError::External(Box::new(error)));
+        }
         Ok(Arc::new(Table {
             definition: definition.clone(),
             schema: schema_of(definition),

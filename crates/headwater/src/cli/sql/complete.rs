@@ -46,9 +46,11 @@ const KEYWORDS: &[&str] = &[
     "INTERVAL",
     "CREATE STREAM",
     "CREATE MATERIALIZED VIEW",
+    "CREATE SOURCE",
     "CREATE OR REPLACE",
     "DROP STREAM",
     "DROP VIEW",
+    "DROP SOURCE",
     "CASCADE",
     "IF EXISTS",
     "IF NOT EXISTS",
@@ -58,6 +60,7 @@ const KEYWORDS: &[&str] = &[
     "VALUES",
     "SHOW STREAMS",
     "SHOW VIEWS",
+    "SHOW SOURCES",
     "SHOW TABLES",
     "DESCRIBE",
     "EXPLAIN",
@@ -77,7 +80,7 @@ const KEYWORDS: &[&str] = &[
     "uuid()",
 ];
 
-/// The names of streams, views and columns, as of the last look.
+/// The names of streams, views, sources and columns, as of the last look.
 #[derive(Clone, Debug, Default)]
 pub struct Names(Arc<RwLock<Vec<String>>>);
 
@@ -89,7 +92,7 @@ pub struct SqlHelper {
 impl Names {
     /// Takes them from an answer of `/v1/catalog`.
     pub fn learn(&self, catalog: &Value) {
-        let objects = ["streams", "views"]
+        let objects = ["streams", "views", "sources"]
             .into_iter()
             .flat_map(|kind| catalog[kind].as_array().into_iter().flatten());
         let mut names: Vec<String> = Vec::new();

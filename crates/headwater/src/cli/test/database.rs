@@ -101,6 +101,8 @@ impl Database {
     }
 
     async fn advance(&self, duration: Duration) {
+        // What was just started takes its time from the clock as it stands now.
+        self.embedded.core.caught_up().await;
         let target = self.clock.now() + Micros::try_from(duration.as_micros()).unwrap_or(Micros::MAX);
         for _ in 0..CLOCK_STEPS {
             self.clock.advance(duration / CLOCK_STEPS);

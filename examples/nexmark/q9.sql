@@ -1,0 +1,10 @@
+-- Winning bids: the winning bid of each auction.
+CREATE MATERIALIZED VIEW q9 AS
+SELECT id, item_name, description, initial_bid, reserve, date_time, expires, seller, category, extra,
+       auction, bidder, price, bid_date_time, bid_extra
+FROM (
+  SELECT a.*, b.auction, b.bidder, b.price, b.date_time AS bid_date_time, b.extra AS bid_extra,
+         ROW_NUMBER() OVER (PARTITION BY a.id ORDER BY b.price DESC, b.date_time ASC) AS rank_number
+  FROM auction AS a JOIN bid AS b ON a.id = b.auction AND b.date_time BETWEEN a.date_time AND a.expires
+) AS ranked
+WHERE rank_number <= 1;
