@@ -13,7 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 /// What an epoch takes for each byte that it reads. Counting per key, where every key is new, is the dearest: keys and
 /// states are there as columns, in tables of groups, as entries of state and view, and once more on their way
 /// into the store.
-const COST: usize = 12;
+const COST: usize = 8;
 
 /// There is room for so many of the largest epochs: while one waits for its commit, another one computes.
 const LARGEST_MIN: usize = 2;

@@ -22,12 +22,14 @@ const LOOK: Duration = Duration::from_millis(5);
 
 /// Two views with a row for every key, by another key than the stream's: rows meet in a topic between two stages.
 const SQL_OF_KEYS: &str = "
-CREATE STREAM visits (page TEXT NOT NULL, visitor TEXT NOT NULL, ms BIGINT NOT NULL) PARTITION BY (page);
+CREATE STREAM visits (page TEXT NOT NULL, visitor TEXT NOT NULL, ms BIGINT NOT NULL) PARTITION BY (page) WITH (partitions = 4);
 CREATE MATERIALIZED VIEW per_visitor AS SELECT visitor, count(*) AS visits, max(ms) AS longest FROM visits GROUP BY visitor;
 CREATE MATERIALIZED VIEW per_visit AS SELECT page, visitor, count(*) AS visits, sum(ms) AS total FROM visits GROUP BY page, visitor;
 ";
-const NEW_KEYS: u64 = 300_000;
-const KEYS_PER_REQUEST: u64 = 5_000;
+const NEW_KEYS: u64 = 30_000;
+const KEYS_PER_REQUEST: u64 = 2_000;
+/// Long keys fill memory with few events, so that a slow build gets there as well.
+const KEY_BYTES: usize = 1_000;
 
 /// What became of the flood's requests.
 #[derive(Default)]
@@ -122,10 +124,8 @@ fn visits(first: u64) -> String {
         .map(|n| {
             // Spread over all keys, so that no part of the store gets them in order.
             let visitor = n.wrapping_mul(0x9E37_79B9_7F4A_7C15);
-            format!(
-                "{{\"page\":\"/articles/2026/page-{}\",\"visitor\":\"visitor-{visitor:016x}-{n}\",\"ms\":{n}}}\n",
-                n % 50
-            )
+            let page = n % 50;
+            format!("{{\"page\":\"/page-{page}\",\"visitor\":\"{visitor:0>KEY_BYTES$x}\",\"ms\":{n}}}\n")
         })
         .collect()
 }

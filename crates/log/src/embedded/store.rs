@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use fjall::config::{BlockSizePolicy, CompressionPolicy};
+use fjall::config::{BlockSizePolicy, CompressionPolicy, PinningPolicy};
 use fjall::{
     AbstractTree, CompressionType, Database, Guard, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode,
 };
@@ -221,6 +221,8 @@ fn memtable_bytes(memtables_bytes: u64) -> u64 {
 fn small_values(memtable_bytes: u64) -> KeyspaceCreateOptions {
     KeyspaceCreateOptions::default()
         .max_memtable_size(memtable_bytes)
+        // In the cache like all blocks, so that what they take is bounded.
+        .index_block_pinning_policy(PinningPolicy::disabled())
         .manual_journal_persist(true)
 }
 
