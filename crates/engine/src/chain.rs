@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use headwater_event::clock::Micros;
+use headwater_event::room::Room;
 use headwater_log::{Log, StateTable, StateWrite};
 
 use crate::error::Result;
@@ -42,7 +43,7 @@ impl Chain {
         stage: &Stage,
         partition: u32,
         watermark: Option<Micros>,
-        cache_bytes_max: usize,
+        caches: &Room,
     ) -> Result<Self> {
         let mut steps = Vec::with_capacity(stage.operators.len());
         let mut schema = stage.input.schema.clone();
@@ -57,7 +58,7 @@ impl Chain {
                     table: Arc::clone(&table),
                     partition,
                     watermark,
-                    cache_bytes_max,
+                    caches: caches.clone(),
                 })?;
                 state = Some((name, table));
             }

@@ -14,6 +14,7 @@ use futures::FutureExt;
 use headwater_event::clock::Clock;
 use headwater_event::offset::{Offset, TopicPartition};
 use headwater_event::op::changelog_schema;
+use headwater_event::room::Room;
 use headwater_log::Log;
 use headwater_log::error::Kind;
 use headwater_log::topic::{Cleanup, TopicSpec};
@@ -25,6 +26,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::chain::operator_table;
 use crate::dead_letter::DeadLetterOffice;
+use crate::epochs::Epochs;
 use crate::error::{Error, Result};
 use crate::guard::words_of;
 use crate::operators::has_state;
@@ -45,7 +47,9 @@ pub struct EngineOptions {
     pub threads: usize,
     /// An epoch reads at most this much, and whole batches.
     pub epoch_bytes_max: usize,
-    /// The cache of each task that keeps state per key.
+    /// All epochs together, with what comes of what they read.
+    pub epochs_bytes_max: usize,
+    /// The caches of all tasks that keep state per key.
     pub state_cache_bytes_max: usize,
     /// The topic for rows that can't be computed; without it, or where it isn't there, they are
     /// counted and named in the log.
@@ -57,6 +61,8 @@ pub struct Engine {
     options: EngineOptions,
     log: Arc<dyn Log>,
     clock: Arc<dyn Clock>,
+    epochs: Arc<Epochs>,
+    caches: Room,
     runtime: Mutex<Option<Runtime>>,
     handle: Handle,
 }
@@ -88,6 +94,7 @@ impl Default for EngineOptions {
         Self {
             threads: std::thread::available_parallelism().map_or(2, usize::from),
             epoch_bytes_max: 8 * 1024 * 1024,
+            epochs_bytes_max: 512 * 1024 * 1024,
             state_cache_bytes_max: 32 * 1024 * 1024,
             dead_letters: Some("dead_letters-0".into()),
         }
@@ -104,6 +111,8 @@ impl Engine {
         Ok(Arc::new(Self {
             handle: runtime.handle().clone(),
             runtime: Mutex::new(Some(runtime)),
+            epochs: Epochs::new(options.epoch_bytes_max, options.epochs_bytes_max),
+            caches: Room::new(options.state_cache_bytes_max),
             options,
             log,
             clock,
@@ -172,6 +181,11 @@ impl Engine {
             let shared = Arc::new(stage.clone());
             let peers = Arc::new(Peers::new(stage.input.partitions));
             let dead_letters = self.dead_letters(&pipeline, stage, &launch).await?;
+            // An epoch of a query that somebody looks at may wait for those of its next stage.
+            let epochs = match launch.listener {
+                Some(_) => self.epochs.of_one_stage(),
+                None => Arc::clone(&self.epochs),
+            };
             let mut statuses = Vec::new();
             for partition in 0..stage.input.partitions {
                 let status = watch::Sender::new(TaskStatus {
@@ -193,8 +207,8 @@ impl Engine {
                     announces: matches!(stage.output, Output::Topic { .. }),
                     dead_letters: dead_letters.clone(),
                     trim_every_batches: reads_its_own(&pipeline, number).then_some(launch.trim_every_batches),
-                    epoch_bytes_max: self.options.epoch_bytes_max,
-                    cache_bytes_max: self.options.state_cache_bytes_max,
+                    epochs: Arc::clone(&epochs),
+                    caches: self.caches.clone(),
                     peers: Arc::clone(&peers),
                     nudges: nudge.subscribe(),
                     status,

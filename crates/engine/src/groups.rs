@@ -17,6 +17,10 @@ use arrow::error::ArrowError;
 use arrow::row::{RowConverter, Rows, SortField};
 use hashbrown::{DefaultHashBuilder, HashTable};
 
+/// What is kept of the room that groups took. There are many tasks, and each has its largest epoch now and then.
+const KEPT_BYTES: usize = 256 << 10;
+const KEPT_GROUPS: usize = KEPT_BYTES / 16;
+
 /// The distinct keys seen, in the order in which they came.
 pub struct Groups {
     keys: Box<dyn Keys>,
@@ -70,7 +74,7 @@ impl Groups {
         self.len() == 0
     }
 
-    /// Forgets all groups and keeps the room they took.
+    /// Forgets all groups, and keeps some of the room they took.
     pub fn clear(&mut self) {
         self.keys.clear();
     }
@@ -178,7 +182,10 @@ where
 
     fn clear(&mut self) {
         self.table.clear();
+        // No group is there that would have to be hashed anew.
+        self.table.shrink_to(KEPT_GROUPS, |_| 0);
         self.values.clear();
+        self.values.shrink_to(KEPT_GROUPS);
         self.null = None;
     }
 }
@@ -240,8 +247,12 @@ impl Arena {
 
     fn clear(&mut self) {
         self.table.clear();
+        // No group is there that would have to be hashed anew.
+        self.table.shrink_to(KEPT_GROUPS, |_| 0);
         self.bytes.clear();
+        self.bytes.shrink_to(KEPT_BYTES);
         self.offsets.truncate(1);
+        self.offsets.shrink_to(KEPT_GROUPS);
     }
 }
 
@@ -325,6 +336,9 @@ impl Keys for RowKeys {
 
     fn clear(&mut self) {
         self.arena.clear();
+        if self.encoded.size() > KEPT_BYTES {
+            self.encoded = self.converter.empty_rows(0, 0);
+        }
     }
 }
 

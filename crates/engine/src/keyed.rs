@@ -14,6 +14,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use hashbrown::HashMap;
 use hashbrown::hash_map::EntryRef;
+use headwater_event::room::Share;
 use headwater_log::StateTable;
 
 use crate::error::Result;
@@ -29,7 +30,8 @@ pub struct Keyed {
     young: HashMap<Bytes, Rows>,
     old: HashMap<Bytes, Rows>,
     young_bytes: usize,
-    bytes_max: usize,
+    /// Before it is restored, all is kept.
+    share: Option<Share>,
     /// Every group of the table is in the cache.
     is_complete: bool,
     written: Vec<(Bytes, Option<Bytes>)>,
@@ -63,7 +65,7 @@ impl Keyed {
             young: HashMap::new(),
             old: HashMap::new(),
             young_bytes: 0,
-            bytes_max: usize::MAX,
+            share: None,
             is_complete: true,
             written: Vec::new(),
         }
@@ -71,7 +73,7 @@ impl Keyed {
 
     pub fn restore(&mut self, saved: &Saved) -> Result<()> {
         self.partition = saved.partition.to_be_bytes();
-        self.bytes_max = saved.cache_bytes_max;
+        self.share = Some(saved.caches.share());
         self.is_complete = saved.table.scan(&self.partition).next().transpose()?.is_none();
         self.table = Some(Arc::clone(&saved.table));
         Ok(())
@@ -107,7 +109,8 @@ impl Keyed {
     /// Hands over what the epoch has written, and lets groups go that were not used for long.
     pub fn take_changes(&mut self, changes: &mut StateChanges) {
         changes.entries.append(&mut self.written);
-        if self.young_bytes > self.bytes_max / 2 {
+        let bytes_max = self.share.as_ref().map_or(usize::MAX, Share::bytes_max);
+        if self.young_bytes > bytes_max / 2 {
             self.is_complete &= self.old.is_empty();
             self.old = std::mem::take(&mut self.young);
             self.young_bytes = 0;
@@ -190,6 +193,7 @@ fn row_bytes(suffix: &[u8], value: &[u8]) -> usize {
 #[cfg(test)]
 mod tests {
     use headwater_event::clock::ManualClock;
+    use headwater_event::room::Room;
     use headwater_log::memory::MemoryLog;
     use headwater_log::{Commit, Log, StateWrite};
 
@@ -203,7 +207,7 @@ mod tests {
             table: log.state("rows").await.unwrap(),
             partition: 3,
             watermark: None,
-            cache_bytes_max: bytes_max,
+            caches: Room::new(bytes_max),
         };
         keyed.restore(&saved).unwrap();
         keyed

@@ -10,6 +10,7 @@ mod dead_letter;
 mod difference;
 pub mod engine;
 mod epoch;
+mod epochs;
 pub mod error;
 mod groups;
 mod guard;

@@ -15,9 +15,6 @@ use tokio::sync::mpsc;
 use crate::error::{Error, Result};
 use crate::view::{Place, ViewCodec};
 
-/// A batch in a topic has at most this many rows.
-const BATCH_ROWS_MAX: usize = 64 * 1024;
-
 #[derive(Clone, Debug)]
 pub enum Destination {
     Topic {
@@ -154,20 +151,13 @@ fn produce(
         [batch] => batch.clone(),
         batches => concat_batches(schema, batches)?,
     };
-    let mut first = 0;
-    loop {
-        let count = BATCH_ROWS_MAX.min(rows.num_rows() - first);
-        let is_last = first + count == rows.num_rows();
-        commit.produced.push(Produced {
-            partition: TopicPartition::new(Arc::clone(topic), partition),
-            rows: rows.slice(first, count),
-            progress: progress.filter(|_| is_last),
-        });
-        first += count;
-        if is_last {
-            return Ok(());
-        }
-    }
+    let produced = Produced {
+        partition: TopicPartition::new(Arc::clone(topic), partition),
+        rows,
+        progress,
+    };
+    commit.produced.append(&mut produced.in_batches()?);
+    Ok(())
 }
 
 /// The same columns under the topic's schema, which may name them otherwise.

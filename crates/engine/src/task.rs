@@ -21,6 +21,7 @@ use arrow::array::RecordBatch;
 use bytes::Bytes;
 use headwater_event::clock::{Clock, Micros};
 use headwater_event::offset::{Offset, TopicPartition};
+use headwater_event::room::Room;
 use headwater_event::watermark::Progress;
 use headwater_log::error::{Error as LogError, Kind};
 use headwater_log::{Claim, Commit, Log, LoggedBatch, StateWrite};
@@ -30,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 use crate::chain::Chain;
 use crate::dead_letter::DeadLetterOffice;
 use crate::epoch::Epoch;
+use crate::epochs::{EpochRoom, Epochs};
 use crate::error::Result;
 use crate::operators::closes_by_time;
 use crate::origin::{Origin, gathered};
@@ -63,8 +65,8 @@ pub struct Assignment {
     pub dead_letters: Option<DeadLetterOffice>,
     /// Trim the input after so many batches; `None` where it isn't the query's own.
     pub trim_every_batches: Option<usize>,
-    pub epoch_bytes_max: usize,
-    pub cache_bytes_max: usize,
+    pub epochs: Arc<Epochs>,
+    pub caches: Room,
     pub peers: Arc<Peers>,
     /// Requests to look at everything again, numbered.
     pub nudges: watch::Receiver<u64>,
@@ -111,15 +113,18 @@ pub async fn run(is: &Assignment) -> Result<()> {
         }
         let nudge = *nudges.borrow_and_update();
         peers.mark_unchanged();
+        let mut room = is.epochs.room().await;
         // Looked at before reading: what a peer had read when it came this far was there for this
         // task to read too, if it came with the same append.
         let common = is.peers.watermark();
         let batches = task.read().await?;
         if !batches.is_empty() {
-            task.epoch(batches).await?;
+            room.keep_for(&batches);
+            task.epoch(batches, room).await?;
             tokio::task::yield_now().await;
             continue;
         }
+        drop(room);
         if task.be_silent(common).await? {
             continue;
         }
@@ -146,7 +151,7 @@ impl<'a> Task<'a> {
         }
         let stage = (&*is.pipeline, is.number);
         let watermark = time.watermark();
-        let chain = Chain::open(&*is.log, stage, &is.stage, is.partition, watermark, is.cache_bytes_max).await?;
+        let chain = Chain::open(&*is.log, stage, &is.stage, is.partition, watermark, &is.caches).await?;
         let known = claim.consumed.get(&input).copied();
         let mut task = Task {
             next: known.unwrap_or(0),
@@ -204,7 +209,7 @@ impl<'a> Task<'a> {
             let read = self
                 .is
                 .log
-                .read(&self.input, self.next, self.is.epoch_bytes_max, Some(columns));
+                .read(&self.input, self.next, self.is.epochs.read_bytes_max(), Some(columns));
             match read.await {
                 Ok(batches) => return Ok(batches),
                 Err(error @ LogError::Damaged { next, .. }) if next > self.next => {
@@ -218,7 +223,7 @@ impl<'a> Task<'a> {
         }
     }
 
-    async fn epoch(&mut self, batches: Vec<LoggedBatch>) -> Result<()> {
+    async fn epoch(&mut self, batches: Vec<LoggedBatch>, room: EpochRoom) -> Result<()> {
         let mut epoch = Epoch::default();
         let Some(last) = batches.last() else { return Ok(()) };
         self.next = last.next();
@@ -236,7 +241,7 @@ impl<'a> Task<'a> {
             self.last_input = self.is.clock.elapsed();
             self.idle = false;
         }
-        self.finish(epoch).await?;
+        self.finish(epoch, Some(room)).await?;
         self.untrimmed_batches += batches.len();
         self.trim().await
     }
@@ -319,7 +324,7 @@ impl<'a> Task<'a> {
         }
     }
 
-    async fn finish(&mut self, mut epoch: Epoch) -> Result<()> {
+    async fn finish(&mut self, mut epoch: Epoch, room: Option<EpochRoom>) -> Result<()> {
         let mut out = Vec::new();
         let mut rejections = Vec::new();
         self.chain.finish(self.time.watermark(), &mut out, &mut rejections)?;
@@ -360,6 +365,8 @@ impl<'a> Task<'a> {
         self.stored_time = time;
         self.announced = progress;
         self.committed = self.next;
+        // A listener may take its time, and others shall not wait for it.
+        drop(room);
         let rows = std::mem::take(&mut epoch.out);
         if !self.is.destination.deliver(rows).await {
             self.is.stop.cancel();
@@ -473,7 +480,7 @@ impl<'a> Task<'a> {
             time.raise(common);
         }
         if becomes_idle || follows {
-            self.finish(Epoch::default()).await?;
+            self.finish(Epoch::default(), None).await?;
         }
         Ok(becomes_idle || follows)
     }

@@ -25,4 +25,5 @@ pub mod id;
 pub mod offset;
 pub mod op;
 pub mod partition;
+pub mod room;
 pub mod watermark;

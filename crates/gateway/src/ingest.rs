@@ -35,6 +35,7 @@ use headwater_catalog::snapshot::Snapshot;
 use headwater_catalog::store::Catalog;
 use headwater_event::clock::Clock;
 use headwater_event::id::Ids;
+use headwater_event::room::Room;
 use headwater_log::Log;
 use headwater_schema::decode::{Failure, Format, OnError};
 use headwater_telemetry::metrics::INGEST_ERRORS;
@@ -63,7 +64,7 @@ pub struct IngestOptions {
     pub appends_in_flight_max: usize,
     /// The threads that decode and split.
     pub threads: usize,
-    /// The memory for recent idempotency keys, for each stream that has them.
+    /// The memory for recent idempotency keys, over all streams that have them.
     pub keys_cache_bytes_max: usize,
     /// How often expired idempotency keys are looked for, and among how many at once.
     pub sweep_interval: Duration,
@@ -104,6 +105,8 @@ struct Shared {
     clock: Arc<dyn Clock>,
     ids: Arc<Ids>,
     budget: Arc<Budget>,
+    /// Recent idempotency keys.
+    key_caches: Room,
 }
 
 /// A body as a door hands it over.
@@ -149,6 +152,7 @@ impl Ingest {
             .build()?;
         let budget = Budget::new(options.queue_bytes_max);
         let shared = Arc::new(Shared {
+            key_caches: Room::new(options.keys_cache_bytes_max),
             options,
             log,
             catalog,

@@ -113,6 +113,8 @@ impl Core {
         let dead_letters: Option<Arc<str>> = catalog.snapshot().get(DEAD_LETTERS).map(|stream| stream.topic().into());
         let options = EngineOptions {
             threads: config.engine.threads,
+            epochs_bytes_max: as_size(share.epochs),
+            state_cache_bytes_max: as_size(share.state_caches),
             dead_letters: dead_letters.clone(),
             ..EngineOptions::default()
         };
@@ -140,6 +142,7 @@ impl Core {
 
         let options = IngestOptions {
             queue_bytes_max: as_size(share.ingest_queue),
+            keys_cache_bytes_max: as_size(share.key_caches),
             threads: config.engine.threads,
             ..IngestOptions::default()
         };
@@ -323,6 +326,8 @@ pub fn embedded_options(config: &Config) -> EmbeddedOptions {
         cache_bytes: share.log_cache,
         write_buffer_bytes: share.write_buffers,
         tail_cache_bytes: as_size(share.tail_cache),
+        // What waits there is in the room of the ingest queue, or in that of epochs.
+        queue_bytes: as_size(share.ingest_queue),
         disk_free_bytes_min: config.log.disk_free_min,
         sweep_every: config.log.retention_sweep,
         ..EmbeddedOptions::new(&config.data.directory)

@@ -52,7 +52,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use crate::embedded::committer::{Committer, Encoded, Request, Write};
 use crate::embedded::directory::Directory;
-use crate::embedded::options::{EmbeddedOptions, QUEUE_BYTES_MAX, QUEUE_REQUESTS_MAX};
+use crate::embedded::options::{EmbeddedOptions, QUEUE_REQUESTS_MAX};
 use crate::embedded::read::Wanted;
 use crate::embedded::space::Space;
 use crate::embedded::state::EmbeddedTable;
@@ -63,6 +63,10 @@ use crate::ends::{self, Gone};
 use crate::error::{Error, Result};
 use crate::topic::{Topic, TopicSpec, check_spec, check_trim};
 use crate::{Claim, Commit, Log, LoggedBatch, Produced, StateTable, StateWrite, rows};
+
+/// A group of writes ends when it is this large, so that its first writes don't wait for ever longer
+/// syncs; earlier where the queue is short.
+const GROUP_BYTES_MAX: usize = 16 << 20;
 
 /// See the module. Closes when it is dropped.
 #[derive(Debug)]
@@ -109,16 +113,20 @@ impl EmbeddedLog {
             options,
         });
         let committer = Committer::open(shared.clone(), space)?;
+        let queue_bytes = queue_bytes(&shared.options);
+        let group_bytes_max = GROUP_BYTES_MAX.min(queue_bytes / 4);
         let (queue, requests) = mpsc::channel(QUEUE_REQUESTS_MAX);
         let (stop, stopped) = watch::channel(false);
         let threads = vec![
-            spawn("log-committer", move || committer::run(committer, requests))?,
+            spawn("log-committer", move || {
+                committer::run(committer, requests, group_bytes_max)
+            })?,
             sweep::spawn(shared.clone(), queue.downgrade(), stopped)?,
         ];
         Ok(Arc::new(Self {
             shared,
             queue: RwLock::new(Some(queue)),
-            room: Arc::new(Semaphore::new(QUEUE_BYTES_MAX)),
+            room: Arc::new(Semaphore::new(queue_bytes)),
             stop,
             threads: Mutex::new(threads),
         }))
@@ -216,7 +224,7 @@ impl EmbeddedLog {
         let room = self
             .room
             .clone()
-            .acquire_many_owned(bytes.min(QUEUE_BYTES_MAX) as u32)
+            .acquire_many_owned(bytes.min(queue_bytes(&self.shared.options)) as u32)
             .await;
         let (answer, answered) = oneshot::channel();
         let write = Write {
@@ -358,6 +366,11 @@ impl Drop for EmbeddedLog {
     fn drop(&mut self) {
         self.close();
     }
+}
+
+/// What a semaphore can count.
+fn queue_bytes(options: &EmbeddedOptions) -> usize {
+    options.queue_bytes.clamp(1, u32::MAX as usize)
 }
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {

@@ -19,7 +19,8 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{RecordBatch, UInt32Array};
+use arrow::compute::take_record_batch;
 use async_trait::async_trait;
 use bytes::Bytes;
 use headwater_event::clock::Micros;
@@ -46,7 +47,16 @@ impl LoggedBatch {
     pub fn next(&self) -> Offset {
         self.base + (self.rows.num_rows() as u64).max(1)
     }
+
+    /// The memory that the rows refer to, without what else lies in the same buffers.
+    pub fn memory_bytes(&self) -> usize {
+        rows::memory_bytes(&self.rows)
+    }
 }
+
+/// Batches of more are appended as several, where they can be this large: see [`Produced::in_batches`].
+const BATCH_BYTES_MAX: usize = 2 << 20;
+const BATCH_ROWS_MAX: usize = 64 << 10;
 
 /// A batch to be appended to one partition. Rows are in the topic's schema.
 #[derive(Clone, Debug)]
@@ -54,6 +64,33 @@ pub struct Produced {
     pub partition: TopicPartition,
     pub rows: RecordBatch,
     pub progress: Option<Progress>,
+}
+
+impl Produced {
+    /// The same as several, if it is larger than a batch should be: whoever reads a batch has all of it in memory.
+    /// Progress goes with the last of them.
+    pub fn in_batches(self) -> Result<Vec<Self>> {
+        let (rows, bytes) = (self.rows.num_rows(), rows::memory_bytes(&self.rows));
+        let count = bytes
+            .div_ceil(BATCH_BYTES_MAX)
+            .max(rows.div_ceil(BATCH_ROWS_MAX))
+            .min(rows);
+        if count <= 1 {
+            return Ok(vec![self]);
+        }
+        let each = rows.div_ceil(count);
+        let batch = |first: usize| {
+            let last = rows.min(first + each);
+            // Copied: a slice would keep all the rows in memory as long as it is there itself.
+            let which = UInt32Array::from_iter_values(first as u32..last as u32);
+            Ok(Self {
+                partition: self.partition.clone(),
+                rows: take_record_batch(&self.rows, &which)?,
+                progress: self.progress.filter(|_| last == rows),
+            })
+        };
+        (0..rows).step_by(each).map(batch).collect()
+    }
 }
 
 /// New values under keys of a state table; `None` removes the key. The last entry of a key wins.

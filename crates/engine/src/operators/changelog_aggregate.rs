@@ -44,7 +44,7 @@ pub struct ChangelogAggregate {
     states: RowConverter,
     partition: u32,
     table: Option<Arc<dyn StateTable>>,
-    cache: Cache,
+    cache: Option<Cache>,
     written: Vec<(Bytes, Option<Bytes>)>,
 }
 
@@ -69,7 +69,7 @@ impl ChangelogAggregate {
             states: converter(state_types)?,
             partition: 0,
             table: None,
-            cache: Cache::new(0),
+            cache: None,
             written: Vec::new(),
             aggregates,
             plan,
@@ -78,20 +78,28 @@ impl ChangelogAggregate {
 
     /// The former states of groups, from the cache or the store.
     fn former(&mut self, keys: &[Bytes]) -> Result<Vec<Option<Bytes>>> {
-        let mut former: Vec<_> = keys.iter().map(|key| self.cache.get(key)).collect();
-        let missing = || {
-            former
-                .iter()
-                .enumerate()
-                .filter(|(_, value)| value.is_none())
-                .map(|(place, _)| place)
+        let mut found = Vec::new();
+        let mut ends = Vec::with_capacity(keys.len());
+        let mut missing = Vec::new();
+        for (place, key) in keys.iter().enumerate() {
+            match self.cache.as_mut().and_then(|cache| cache.get(key)) {
+                Some(value) => found.extend_from_slice(value),
+                None => missing.push(place),
+            }
+            ends.push(found.len());
+        }
+        let found = Bytes::from(found);
+        let mut start = 0;
+        let mut former: Vec<_> = ends
+            .into_iter()
+            .map(|end| Some(found.slice(std::mem::replace(&mut start, end)..end)))
+            .collect();
+        let wanted: Vec<Bytes> = missing.iter().map(|&place| keys[place].clone()).collect();
+        let values = match &self.table {
+            Some(table) if !wanted.is_empty() => table.get_many(&wanted)?,
+            _ => vec![None; wanted.len()],
         };
-        let places: Vec<usize> = missing().collect();
-        let Some(table) = self.table.as_ref().filter(|_| !places.is_empty()) else {
-            return Ok(former);
-        };
-        let wanted: Vec<Bytes> = places.iter().map(|&place| keys[place].clone()).collect();
-        for (place, value) in places.into_iter().zip(table.get_many(&wanted)?) {
+        for (place, value) in missing.into_iter().zip(values) {
             former[place] = value;
         }
         Ok(former)
@@ -216,9 +224,10 @@ impl ChangelogAggregate {
 
     fn apply(&mut self, settled: Settled, out: &mut Vec<RecordBatch>) {
         for (key, value) in settled.entries {
-            match &value {
-                Some(value) => self.cache.put(key.clone(), value.clone()),
-                None => self.cache.remove(&key),
+            match (&mut self.cache, &value) {
+                (Some(cache), Some(value)) => cache.put(&key, value),
+                (Some(cache), None) => cache.remove(&key),
+                (None, _) => {}
             }
             self.written.push((key, value));
         }
@@ -272,7 +281,7 @@ impl Operator for ChangelogAggregate {
 
     fn restore(&mut self, saved: &Saved) -> Result<()> {
         self.partition = saved.partition;
-        self.cache = Cache::new(saved.cache_bytes_max);
+        self.cache = Some(Cache::new(saved.caches.share()));
         self.table = Some(Arc::clone(&saved.table));
         Ok(())
     }

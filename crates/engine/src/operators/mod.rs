@@ -42,6 +42,7 @@ use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
 use datafusion_physical_expr_common::physical_expr::PhysicalExpr;
 use headwater_event::clock::Micros;
+use headwater_event::room::Room;
 use headwater_log::StateTable;
 
 use crate::error::{Error, Result};
@@ -131,8 +132,8 @@ pub struct Saved {
     /// Every key of the task begins with it.
     pub partition: u32,
     pub watermark: Option<Micros>,
-    /// How much of the state may be kept in memory, where it isn't kept there as a whole.
-    pub cache_bytes_max: usize,
+    /// Where the state may be kept in memory in part, if it isn't kept there as a whole.
+    pub caches: Room,
 }
 
 /// Entries of an operator's table to write with the epoch's commit.

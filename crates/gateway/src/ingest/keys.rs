@@ -26,16 +26,16 @@ use arrow::row::{RowConverter, SortField};
 use bytes::Bytes;
 use headwater_catalog::definition::Idempotency;
 use headwater_event::clock::Micros;
+use headwater_event::room::Share;
 use headwater_log::error::Result;
 use headwater_log::{Claim, Log, StateTable, StateWrite};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::ingest::recent::{Key, Recent};
 
-/// How the sweep and the cache are bounded.
+/// How the sweep is bounded.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct KeysOptions {
-    pub(super) cache_bytes_max: usize,
     pub(super) sweep_keys_max: usize,
     pub(super) sweep_interval: Duration,
 }
@@ -78,12 +78,13 @@ impl Keys {
         topic: &str,
         idempotency: &Idempotency,
         options: KeysOptions,
+        share: Share,
         now: Micros,
     ) -> Result<Self> {
         let name: Arc<str> = keys_table(topic).into();
         let claim = log.claim(&owner(topic)).await?;
         let table = log.state(&name).await?;
-        let recent = load(&*table, options.cache_bytes_max, now)?;
+        let recent = load(&*table, share, now)?;
         let window_ms = Micros::try_from(idempotency.window_ms).unwrap_or(Micros::MAX);
         Ok(Self {
             claim,
@@ -191,8 +192,8 @@ impl Keys {
     }
 }
 
-fn load(table: &dyn StateTable, bytes_max: usize, now: Micros) -> Result<Recent> {
-    let mut recent = Recent::new(bytes_max, Micros::MIN);
+fn load(table: &dyn StateTable, share: Share, now: Micros) -> Result<Recent> {
+    let mut recent = Recent::new(share, Micros::MIN);
     for entry in table.scan_from(&[]) {
         let (key, time) = entry?;
         let key = <[u8; 16]>::try_from(&*key).map(Key::from_be_bytes);
@@ -201,7 +202,7 @@ fn load(table: &dyn StateTable, bytes_max: usize, now: Micros) -> Result<Recent>
         }
         if recent.covers_since() > Micros::MIN {
             // They don't all fit, and the table is not in the order of time: begin with none.
-            return Ok(Recent::new(bytes_max, now.saturating_add(1)));
+            return Ok(recent.forget(now.saturating_add(1)));
         }
     }
     Ok(recent)

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 
 use headwater_event::clock::Micros;
+use headwater_event::room::Share;
 
 /// The hash of a key's value; see [`super::keys`].
 pub(super) type Key = u128;
@@ -17,7 +18,7 @@ const ENTRY_BYTES: usize = 64;
 pub(super) struct Recent {
     young: Generation,
     old: Generation,
-    generation_entries_max: usize,
+    share: Share,
     covers_since: Micros,
 }
 
@@ -29,13 +30,18 @@ struct Generation {
 
 impl Recent {
     /// Knows nothing yet: all that was stored before `covers_since` may be missing.
-    pub(super) fn new(bytes_max: usize, covers_since: Micros) -> Self {
+    pub(super) fn new(share: Share, covers_since: Micros) -> Self {
         Self {
             young: Generation::default(),
             old: Generation::default(),
-            generation_entries_max: (bytes_max / ENTRY_BYTES / 2).max(1),
+            share,
             covers_since,
         }
+    }
+
+    /// Knows nothing again.
+    pub(super) fn forget(self, covers_since: Micros) -> Self {
+        Self::new(self.share, covers_since)
     }
 
     /// When the key was stored last, if that is known.
@@ -49,7 +55,8 @@ impl Recent {
     }
 
     pub(super) fn insert(&mut self, key: Key, time: Micros) {
-        if self.young.times.len() >= self.generation_entries_max {
+        let generation_entries_max = (self.share.bytes_max() / ENTRY_BYTES / 2).max(1);
+        if self.young.times.len() >= generation_entries_max {
             let forgotten = std::mem::replace(&mut self.old, std::mem::take(&mut self.young));
             if let Some(latest) = forgotten.latest {
                 self.covers_since = self.covers_since.max(latest.saturating_add(1));
@@ -62,11 +69,13 @@ impl Recent {
 
 #[cfg(test)]
 mod tests {
+    use headwater_event::room::Room;
+
     use super::*;
 
     #[test]
     fn what_is_forgotten_is_no_longer_claimed_to_be_covered() {
-        let mut recent = Recent::new(4 * ENTRY_BYTES, Micros::MIN);
+        let mut recent = Recent::new(Room::new(4 * ENTRY_BYTES).share(), Micros::MIN);
         for key in 0..6 {
             recent.insert(key, 100 + key as Micros);
         }
@@ -77,7 +86,7 @@ mod tests {
 
     #[test]
     fn memory_stays_within_its_bound() {
-        let mut recent = Recent::new(100 * ENTRY_BYTES, 0);
+        let mut recent = Recent::new(Room::new(100 * ENTRY_BYTES).share(), 0);
         for key in 0..10_000 {
             recent.insert(key, 0);
             assert!(recent.young.times.len() + recent.old.times.len() <= 100);

@@ -159,7 +159,8 @@ async fn commit_new(
     let now = group.map_or_else(|| shared.clock.now(), |group| group.now);
     if opened.is_none() {
         let log = &*shared.log;
-        *opened = Some(Keys::open(log, &lane.topic, idempotency, keys_options(lane), now).await?);
+        let (options, share) = (keys_options(lane), shared.key_caches.share());
+        *opened = Some(Keys::open(log, &lane.topic, idempotency, options, share, now).await?);
     }
     let Some(keys) = opened else {
         return Err(IngestError::Gone);
@@ -190,7 +191,6 @@ async fn commit_new(
 fn keys_options(lane: &Lane) -> KeysOptions {
     let options = &lane.shared.options;
     KeysOptions {
-        cache_bytes_max: options.keys_cache_bytes_max,
         sweep_keys_max: options.sweep_keys_max.max(1),
         sweep_interval: options.sweep_interval,
     }
@@ -214,11 +214,12 @@ fn only(rows: &RecordBatch, marked: &[bool]) -> Result<RecordBatch, IngestError>
 fn produced(lane: &Lane, rows: &RecordBatch, group: &Group) -> Result<Vec<Produced>, IngestError> {
     let mut batches = Vec::new();
     for (partition, rows) in by_partition(lane, rows).map_err(LogError::from)? {
-        batches.push(Produced {
+        let produced = Produced {
             partition: TopicPartition::new(Arc::clone(&lane.topic), partition),
             rows,
             progress: None,
-        });
+        };
+        batches.append(&mut produced.in_batches()?);
     }
     if !group.letters.is_empty() {
         let snapshot = lane.shared.catalog.snapshot();

@@ -13,6 +13,12 @@ pub struct MemorySplit {
     pub ingest_queue: u64,
     /// One-off queries, all together. A query that needs more fails with a message that says so.
     pub query_pool: u64,
+    /// Epochs of continuous queries, from reading their events to the commit. Those that find no room wait.
+    pub epochs: u64,
+    /// The state of views, so that not every change goes to the log's store.
+    pub state_caches: u64,
+    /// Idempotency keys that were seen lately.
+    pub key_caches: u64,
 }
 
 /// The one place that decides who gets how much.
@@ -21,20 +27,26 @@ pub struct MemorySplit {
 ///
 /// | part | share | why |
 /// |---|---|---|
-/// | log cache | 20 % | point queries on views and reads of history |
+/// | log cache | 15 % | point queries on views and reads of history |
 /// | write buffers | 20 % | larger ones write less often to disk |
-/// | tail cache | 15 % | every continuous query reads there |
+/// | tail cache | 8 % | every continuous query reads there |
 /// | ingest queue | 15 % | one group commit of full rate, and the one after it; the largest body even at the least limit |
-/// | query pool | 15 % | joins and sorts of one-off queries |
-/// | the rest | 15 % | open windows, decoding, sockets |
+/// | query pool | 12 % | joins and sorts of one-off queries |
+/// | epochs | 15 % | two at once, large enough that a commit is a small part of the work, even at the least limit |
+/// | state caches | 5 % | the hot keys of views |
+/// | key caches | 2 % | a table of recent idempotency keys is asked only for older ones |
+/// | the rest | 8 % | open windows, decoding, sockets |
 pub fn split(limit: u64) -> MemorySplit {
     let percent = limit.saturating_sub(BASE) / 100;
     MemorySplit {
-        log_cache: percent * 20,
+        log_cache: percent * 15,
         write_buffers: percent * 20,
-        tail_cache: percent * 15,
+        tail_cache: percent * 8,
         ingest_queue: percent * 15,
-        query_pool: percent * 15,
+        query_pool: percent * 12,
+        epochs: percent * 15,
+        state_caches: percent * 5,
+        key_caches: percent * 2,
     }
 }
 

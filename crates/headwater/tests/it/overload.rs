@@ -20,6 +20,17 @@ const FLOOD: Duration = Duration::from_secs(8);
 /// How often memory is looked at.
 const LOOK: Duration = Duration::from_millis(5);
 
+/// Two views with a row for every key, by another key than the stream's: rows meet in a topic between two stages.
+const SQL_OF_KEYS: &str = "
+CREATE STREAM visits (page TEXT NOT NULL, visitor TEXT NOT NULL, ms BIGINT NOT NULL) PARTITION BY (page) WITH (partitions = 4);
+CREATE MATERIALIZED VIEW per_visitor AS SELECT visitor, count(*) AS visits, max(ms) AS longest FROM visits GROUP BY visitor;
+CREATE MATERIALIZED VIEW per_visit AS SELECT page, visitor, count(*) AS visits, sum(ms) AS total FROM visits GROUP BY page, visitor;
+";
+const NEW_KEYS: u64 = 30_000;
+const KEYS_PER_REQUEST: u64 = 2_000;
+/// Long keys fill memory with few events, so that a slow build gets there as well.
+const KEY_BYTES: usize = 1_000;
+
 /// What became of the flood's requests.
 #[derive(Default)]
 struct Counts {
@@ -69,6 +80,54 @@ async fn a_flood_is_told_to_come_back_and_memory_stays_below_its_limit() {
     let letters = server.sql("SELECT count(*) AS n FROM dead_letters").await;
     assert_eq!(letters, [json!({"n": counts.rejected.load(Ordering::Relaxed)})]);
     assert!(!server.log().contains("panicked"), "{}", server.log());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn memory_stays_below_its_limit_when_every_key_is_new() {
+    let mut server = Server::new(SQL_OF_KEYS).with(&format!("memory.limit={LIMIT_BYTES}"));
+    server.start().await;
+    let url = format!("{}/v1/streams/visits/events", server.url());
+    let sending = tokio::spawn(async move {
+        let http = reqwest::Client::new();
+        for first in (0..NEW_KEYS).step_by(KEYS_PER_REQUEST as usize) {
+            let request = http.post(&url).header("content-type", "application/x-ndjson");
+            let answer = request.body(visits(first)).send().await.expect("an answer");
+            assert_eq!(answer.status().as_u16(), 200);
+        }
+    });
+    let mut peak = 0;
+    let process = server.process_id();
+    let caught_up = async {
+        sending.await.expect("all are sent");
+        server.caught_up().await;
+    };
+    tokio::pin!(caught_up);
+    loop {
+        tokio::select! {
+            () = &mut caught_up => break,
+            () = tokio::time::sleep(LOOK) => peak = peak.max(own_bytes(process)),
+        }
+    }
+    println!("peak {} MiB", peak >> 20);
+    assert!(peak < LIMIT_BYTES, "{} MiB at the peak", peak >> 20);
+    for view in ["per_visitor", "per_visit"] {
+        let counted = server
+            .sql(&format!("SELECT count(*) AS n, sum(visits) AS visits FROM {view}"))
+            .await;
+        assert_eq!(counted, [json!({"n": NEW_KEYS, "visits": NEW_KEYS})]);
+    }
+}
+
+/// A request's events, each of a visitor who was never there before.
+fn visits(first: u64) -> String {
+    (first..first + KEYS_PER_REQUEST)
+        .map(|n| {
+            // Spread over all keys, so that no part of the store gets them in order.
+            let visitor = n.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+            let page = n % 50;
+            format!("{{\"page\":\"/page-{page}\",\"visitor\":\"{visitor:0>KEY_BYTES$x}\",\"ms\":{n}}}\n")
+        })
+        .collect()
 }
 
 /// Sends bodies of some MiB, one after the other, without a pause.

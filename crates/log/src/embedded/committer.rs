@@ -25,8 +25,6 @@ use crate::error::{Error, Result};
 use crate::rows::offsets_of;
 use crate::{LoggedBatch, Produced};
 
-/// A group ends when it is this large, so that its first writes don't wait for ever longer syncs.
-const GROUP_BYTES_MAX: usize = 16 << 20;
 const GROUP_WRITES_MAX: usize = 1024;
 
 pub(super) enum Request {
@@ -82,7 +80,7 @@ struct Group {
 }
 
 /// Works until the queue is closed and empty.
-pub(super) fn run(mut committer: Committer, mut queue: mpsc::Receiver<Request>) {
+pub(super) fn run(mut committer: Committer, mut queue: mpsc::Receiver<Request>, group_bytes_max: usize) {
     while let Some(mut request) = queue.blocking_recv() {
         let mut writes = Vec::new();
         let mut bytes = 0;
@@ -94,7 +92,7 @@ pub(super) fn run(mut committer: Committer, mut queue: mpsc::Receiver<Request>) 
                 }
                 Request::Change(change) => break Some(change),
             }
-            if bytes >= GROUP_BYTES_MAX || writes.len() >= GROUP_WRITES_MAX {
+            if bytes >= group_bytes_max || writes.len() >= GROUP_WRITES_MAX {
                 break None;
             }
             match queue.try_recv() {
@@ -113,7 +111,7 @@ pub(super) fn run(mut committer: Committer, mut queue: mpsc::Receiver<Request>) 
 
 struct NewValue {
     keyspace: Keyspace,
-    key: Vec<u8>,
+    key: Slice,
     value: Option<Slice>,
 }
 
@@ -205,10 +203,10 @@ impl Group {
         self.answers.push((write.answer, offsets));
     }
 
-    fn put(&mut self, keyspace: &Keyspace, key: Vec<u8>, value: Option<Slice>) {
+    fn put(&mut self, keyspace: &Keyspace, key: impl Into<Slice>, value: Option<Slice>) {
         self.values.push(NewValue {
             keyspace: keyspace.clone(),
-            key,
+            key: key.into(),
             value,
         });
     }

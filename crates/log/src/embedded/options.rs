@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Where the log lives and what it may use. Memory is bounded by the sum of the `_bytes` fields,
-/// the queue of the committer ([`QUEUE_BYTES_MAX`]), and what readers hold of what they have read.
+/// Where the log lives and what it may use. Memory is bounded by the sum of the `_bytes` fields, and
+/// what callers hold of what they write and have read.
 #[derive(Clone)]
 pub struct EmbeddedOptions {
     /// The data directory. The log is in its folder `log`.
@@ -16,6 +16,8 @@ pub struct EmbeddedOptions {
     pub write_buffer_bytes: u64,
     /// For recent batches as they were appended, over all partitions.
     pub tail_cache_bytes: usize,
+    /// For encoded batches and state that wait for the committer.
+    pub queue_bytes: usize,
     /// Nothing is appended where it would leave less than this free on the disk.
     pub disk_free_bytes_min: u64,
     /// How often retention and compaction are applied.
@@ -37,20 +39,18 @@ pub enum Compression {
 /// The free bytes on the disk of a directory.
 pub type FreeSpace = Arc<dyn Fn(&Path) -> std::io::Result<u64> + Send + Sync>;
 
-/// What may wait for the committer, in bytes of encoded batches and state.
-pub const QUEUE_BYTES_MAX: usize = 64 << 20;
-
 /// The requests that may wait for the committer.
 pub const QUEUE_REQUESTS_MAX: usize = 4096;
 
 impl EmbeddedOptions {
-    /// The defaults for a data directory: about 160 MB of memory.
+    /// The defaults for a data directory: about 220 MB of memory.
     pub fn new(directory: impl Into<PathBuf>) -> Self {
         Self {
             directory: directory.into(),
             cache_bytes: 32 << 20,
             write_buffer_bytes: 64 << 20,
             tail_cache_bytes: 64 << 20,
+            queue_bytes: 64 << 20,
             disk_free_bytes_min: 256 << 20,
             sweep_every: Duration::from_secs(60),
             compression: Compression::default(),
@@ -66,6 +66,7 @@ impl std::fmt::Debug for EmbeddedOptions {
             .field("cache_bytes", &self.cache_bytes)
             .field("write_buffer_bytes", &self.write_buffer_bytes)
             .field("tail_cache_bytes", &self.tail_cache_bytes)
+            .field("queue_bytes", &self.queue_bytes)
             .field("disk_free_bytes_min", &self.disk_free_bytes_min)
             .field("sweep_every", &self.sweep_every)
             .field("compression", &self.compression)

@@ -3,10 +3,12 @@
 
 use std::path::{Path, PathBuf};
 
-use fjall::config::{BlockSizePolicy, CompressionPolicy};
+use fjall::config::{BlockSizePolicy, CompressionPolicy, PinningPolicy};
 use fjall::{
     AbstractTree, CompressionType, Database, Guard, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode,
 };
+
+use parking_lot::Mutex;
 
 use crate::embedded::layout::{self, Entry};
 use crate::embedded::options::EmbeddedOptions;
@@ -16,6 +18,17 @@ use crate::error::{Error, Result};
 /// The journals may grow to this, or to some write buffers, whichever is more.
 const JOURNAL_BYTES_MIN: u64 = 256 << 20;
 
+/// More than this makes a restart slower, and writing hardly faster.
+const MEMTABLES_BYTES_MAX: u64 = 128 << 20;
+const MEMTABLES_BYTES_MIN: u64 = 64 << 10;
+
+/// Memtables are looked at so often while they fill up.
+const LOOKS: u64 = 8;
+
+/// What an entry takes in a memtable, in percent of what the store reckons: nodes, their towers, and what the
+/// allocator rounds up.
+const MEMTABLE_PERCENT: u64 = 150;
+
 /// A block is what damage to one byte costs: small, so that a batch of some size has its own.
 const BATCH_BLOCK_BYTES: u32 = 4 << 10;
 
@@ -23,7 +36,22 @@ pub(super) struct Store {
     pub database: Database,
     pub meta: Keyspace,
     folder: PathBuf,
-    write_buffer_bytes: u64,
+    /// What all memtables that are written to may take together.
+    memtables_bytes: u64,
+    memtables: Mutex<Memtables>,
+}
+
+/// What is known of memtables, to bound what they take.
+///
+/// There are those that are written to, those on their way to the disk, and those that are there: the store lets
+/// these go only when it sends the next one, because a reader may still look at them. So what is there is up to
+/// three times what is written to, and that is what is bounded.
+#[derive(Default)]
+struct Memtables {
+    /// What the store reckoned when they were last looked at.
+    looked_at: u64,
+    /// On their way to the disk, with their size.
+    sent: Vec<(u64, Keyspace)>,
 }
 
 impl Store {
@@ -37,20 +65,21 @@ impl Store {
             .manual_journal_persist(true)
             // Batches are compressed already, by column.
             .journal_compression(CompressionType::None)
-            .max_journaling_size(JOURNAL_BYTES_MIN.max(options.write_buffer_bytes * 4))
+            .max_journaling_size(JOURNAL_BYTES_MIN.max(memtables_bytes(options.write_buffer_bytes) * 4))
             .open()?;
-        let memtable_bytes = memtable_bytes(options.write_buffer_bytes);
+        let memtable_bytes = memtable_bytes(memtables_bytes(options.write_buffer_bytes));
         let meta = database.keyspace(layout::META, || small_values(memtable_bytes))?;
         Ok(Self {
             database,
             meta,
             folder: folder.to_owned(),
-            write_buffer_bytes: options.write_buffer_bytes,
+            memtables_bytes: memtables_bytes(options.write_buffer_bytes),
+            memtables: Mutex::default(),
         })
     }
 
     pub fn topic_keyspaces(&self, number: u64) -> Result<Stored> {
-        let memtable_bytes = memtable_bytes(self.write_buffer_bytes);
+        let memtable_bytes = memtable_bytes(self.memtables_bytes);
         let batches = || {
             small_values(memtable_bytes)
                 .data_block_size_policy(BlockSizePolicy::all(BATCH_BLOCK_BYTES))
@@ -63,7 +92,7 @@ impl Store {
     }
 
     pub fn table_keyspace(&self, number: u64) -> Result<Keyspace> {
-        let memtable_bytes = memtable_bytes(self.write_buffer_bytes);
+        let memtable_bytes = memtable_bytes(self.memtables_bytes);
         self.keyspace(&format!("s{number}"), || small_values(memtable_bytes))
     }
 
@@ -86,45 +115,53 @@ impl Store {
         batch.commit().map_err(|error| self.error(error))
     }
 
-    /// Sends the largest memtables to disk while they are above half of the write buffer, so that
-    /// the other half has room for what is on its way to the disk.
+    /// Sends the largest memtables to the disk while all that are written to are too large together, once those
+    /// that were sent before are nearly there. Whoever appends waits for that.
     pub fn bound_memory(&self) -> Result<()> {
-        while self.database.write_buffer_size() > self.write_buffer_bytes / 2 {
-            let names = self.database.list_keyspace_names();
-            let sized = names.iter().filter_map(|name| self.existing(name)).map(|keyspace| {
-                let bytes = keyspace.tree.active_memtable().size();
-                (bytes, keyspace)
-            });
-            let sized: Vec<_> = sized.collect();
-            let active_bytes: u64 = sized.iter().map(|(bytes, _)| bytes).sum();
-            let largest = sized.into_iter().max_by_key(|(bytes, _)| *bytes);
-            match largest {
-                Some((bytes, keyspace)) if bytes > 0 && active_bytes > self.write_buffer_bytes / 2 => {
-                    keyspace.rotate_memtable().map_err(|error| self.error(error))?;
-                }
-                _ => break,
-            }
+        let mut memtables = self.memtables.lock();
+        let reckoned = self.database.write_buffer_size();
+        memtables.looked_at = memtables.looked_at.min(reckoned);
+        if reckoned - memtables.looked_at < self.memtables_bytes / LOOKS {
+            return Ok(());
         }
-        self.wait_for_room()
+        loop {
+            let active = self.active_memtables();
+            let total: u64 = active.iter().map(|(bytes, _)| bytes).sum();
+            let Some((bytes, largest)) = active.into_iter().max_by_key(|(bytes, _)| *bytes) else {
+                break;
+            };
+            if total <= self.memtables_bytes || bytes == 0 {
+                break;
+            }
+            self.wait_for_flushes(&mut memtables.sent)?;
+            largest.rotate_memtable().map_err(|error| self.error(error))?;
+            memtables.sent.push((bytes, largest));
+        }
+        memtables.looked_at = self.database.write_buffer_size();
+        Ok(())
     }
 
-    /// Flushing is behind: whoever appends waits.
-    fn wait_for_room(&self) -> Result<()> {
-        while self.database.write_buffer_size() > self.write_buffer_bytes && self.database.outstanding_flushes() > 0 {
-            // Fails once the store's own threads have failed, so this can't wait for ever.
+    fn active_memtables(&self) -> Vec<(u64, Keyspace)> {
+        let keyspaces = self.database.supervisor.keyspaces.read();
+        // Poisoned means no more than that a thread of the store panicked while it held the list.
+        let keyspaces = keyspaces.unwrap_or_else(std::sync::PoisonError::into_inner);
+        let sized = |keyspace: &Keyspace| (keyspace.tree.active_memtable().size(), keyspace.clone());
+        keyspaces.values().map(sized).collect()
+    }
+
+    /// Waits until little of what was sent is still on its way.
+    fn wait_for_flushes(&self, sent: &mut Vec<(u64, Keyspace)>) -> Result<()> {
+        loop {
+            sent.retain(|(_, keyspace)| keyspace.tree.sealed_memtable_count() > 0);
+            if sent.iter().map(|(bytes, _)| bytes).sum::<u64>() <= self.memtables_bytes / 2 {
+                return Ok(());
+            }
+            // Fails once the store's own threads have failed, so this can't go on for ever.
             self.database
                 .persist(PersistMode::Buffer)
                 .map_err(|error| self.error(error))?;
             std::thread::sleep(std::time::Duration::from_millis(2));
         }
-        Ok(())
-    }
-
-    fn existing(&self, name: &str) -> Option<Keyspace> {
-        // Deleted since it was listed: must not be created again.
-        self.database
-            .keyspace_exists(name)
-            .then(|| self.keyspace(name, KeyspaceCreateOptions::default).ok())?
     }
 
     /// The base offset and the entry of a batch, from the index.
@@ -172,13 +209,20 @@ pub(super) fn is_damage(error: &fjall::LsmError) -> bool {
     !matches!(error, fjall::LsmError::Io(_))
 }
 
-fn memtable_bytes(write_buffer_bytes: u64) -> u64 {
-    (write_buffer_bytes / 4).clamp(64 << 10, 64 << 20)
+fn memtables_bytes(write_buffer_bytes: u64) -> u64 {
+    (write_buffer_bytes * 100 / MEMTABLE_PERCENT / 3).clamp(MEMTABLES_BYTES_MIN, MEMTABLES_BYTES_MAX)
+}
+
+/// One memtable may take nearly all, and less where there is much.
+fn memtable_bytes(memtables_bytes: u64) -> u64 {
+    memtables_bytes.min(64 << 20)
 }
 
 fn small_values(memtable_bytes: u64) -> KeyspaceCreateOptions {
     KeyspaceCreateOptions::default()
         .max_memtable_size(memtable_bytes)
+        // In the cache like all blocks, so that what they take is bounded.
+        .index_block_pinning_policy(PinningPolicy::disabled())
         .manual_journal_persist(true)
 }
 
