@@ -229,6 +229,7 @@ impl World {
             epoch_bytes_max: 2_000,
             state_cache_bytes_max: 2_000,
             dead_letters: None,
+            ..EngineOptions::default()
         };
         let engine = Engine::new(options, log.clone(), clock).unwrap();
         let mut world = Self {

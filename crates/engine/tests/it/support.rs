@@ -367,6 +367,7 @@ fn engine_options() -> EngineOptions {
         epoch_bytes_max: 2_000,
         state_cache_bytes_max: 2_000,
         dead_letters: Some("dead_letters".into()),
+        ..EngineOptions::default()
     }
 }
 
