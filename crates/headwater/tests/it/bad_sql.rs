@@ -126,11 +126,7 @@ async fn on_the_postgres_port_it_has_sqlstate_and_position() {
         ("SELEC 1", "42601", 1),
         ("SELECT cuont(*) FROM clicks", "42883", 8),
         ("CREATE STREAM clicks (a INT)", "42P07", 15),
-        (
-            "SELECT * FROM clicks c JOIN clicks d USING (user_id) EMIT CHANGES",
-            "0A000",
-            0,
-        ),
+        ("SELECT now() FROM clicks EMIT CHANGES", "0A000", 0),
     ] {
         for error in [client.simple_query(sql).await.err(), client.query(sql, &[]).await.err()] {
             let error = error.expect(sql);
