@@ -277,6 +277,10 @@ fn live_queries_may_follow_views() {
     assert!(pipeline.keeps_state());
     let windows = "SELECT window_start, count(*) AS n FROM TUMBLE(clicks, time_stamp, INTERVAL '1 minute') GROUP BY window_start EMIT CHANGES";
     assert!(live(windows, &snapshot, "live-2").unwrap().1.field(2).name() == "$op");
+    // The row of a session comes once, when it has ended.
+    let sessions = "SELECT window_start, user_id, count(*) AS n FROM SESSION(clicks PARTITION BY user_id, time_stamp, INTERVAL '1 minute')
+         GROUP BY window_start, user_id EMIT CHANGES";
+    assert_eq!(live(sessions, &snapshot, "live-3").unwrap().1.fields().len(), 3);
     live("SELECT * FROM clicks EMIT CHANGES", &snapshot, "l").unwrap();
     live("SELECT count(*) FROM clicks EMIT CHANGES", &snapshot, "l").unwrap();
 }
