@@ -1,5 +1,5 @@
 -- Expand bid with auction: the bids of category 10 with all that is known of their auctions.
-CREATE STREAM q20 AS
+CREATE STREAM q20 WITH (state = 'unbounded') AS
 SELECT b.auction, b.bidder, b.price, b.channel, b.url, b.date_time AS bid_date_time, b.extra AS bid_extra,
        a.item_name, a.description, a.initial_bid, a.reserve, a.date_time AS auction_date_time, a.expires, a.seller, a.category,
        a.extra AS auction_extra

@@ -1,5 +1,5 @@
 -- Local item suggestion: who sells in Oregon, Idaho or California in category 10, and what?
-CREATE STREAM q3 AS
+CREATE STREAM q3 WITH (state = 'unbounded') AS
 SELECT p.name, p.city, p.state, a.id
 FROM auction AS a INNER JOIN person AS p ON a.seller = p.id
 WHERE a.category = 10 AND (p.state = 'OR' OR p.state = 'ID' OR p.state = 'CA');

@@ -1,5 +1,5 @@
 -- Average price for a category: the average of the winning bids of its auctions.
-CREATE MATERIALIZED VIEW q4 AS
+CREATE MATERIALIZED VIEW q4 WITH (state = 'unbounded') AS
 SELECT q.category, avg(q.final) AS final
 FROM (
   SELECT max(b.price) AS final, a.category

@@ -1,5 +1,5 @@
 -- Average selling price by seller, over the last 10 closed auctions.
-CREATE MATERIALIZED VIEW q6 AS
+CREATE MATERIALIZED VIEW q6 WITH (state = 'unbounded') AS
 SELECT q.id, q.seller,
        avg(q.price) OVER (PARTITION BY q.seller ORDER BY q.date_time ROWS BETWEEN 10 PRECEDING AND CURRENT ROW) AS avg_price
 FROM (

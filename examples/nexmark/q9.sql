@@ -1,5 +1,5 @@
 -- Winning bids: the winning bid of each auction.
-CREATE MATERIALIZED VIEW q9 AS
+CREATE MATERIALIZED VIEW q9 WITH (state = 'unbounded') AS
 SELECT id, item_name, description, initial_bid, reserve, date_time, expires, seller, category, extra,
        auction, bidder, price, bid_date_time, bid_extra
 FROM (

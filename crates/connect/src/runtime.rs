@@ -19,7 +19,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::FutureExt;
+use futures::{FutureExt, poll};
 use headwater_catalog::definition::Definition;
 use headwater_event::clock::Clock;
 use headwater_event::id::Ids;
@@ -279,12 +279,8 @@ impl Task {
             }
             counter!("headwater_source_errors_total", "source" => name.clone()).increment(1);
             warn!(source = name, %error, "failed; trying again in {pause:?}");
-            let until = self.shared.clock.elapsed() + pause;
-            self.now(Activity::Failing {
-                why: error.to_string(),
-                until,
-            });
-            self.shared.clock.sleep(pause).await;
+            let why = error.to_string();
+            self.rest(pause, |until| Activity::Failing { why, until }).await;
             pause = (2 * pause).min(RETRY_MAX);
         }
     }
@@ -331,10 +327,19 @@ impl Task {
     }
 
     async fn wait(&self, duration: Duration) {
-        let clock = &self.shared.clock;
-        self.now(Activity::Waiting(clock.elapsed() + duration));
-        clock.sleep(duration).await;
+        self.rest(duration, Activity::Waiting).await;
         self.now(Activity::Working);
+    }
+
+    /// Waits, and says until when.
+    async fn rest(&self, duration: Duration, activity: impl FnOnce(Duration) -> Activity) {
+        let clock = &self.shared.clock;
+        let mut sleep = clock.sleep(duration);
+        // Who moves a clock by hand does so as soon as everything rests: by then the sleep has begun.
+        if poll!(&mut sleep).is_pending() {
+            self.now(activity(clock.elapsed() + duration));
+            sleep.await;
+        }
     }
 
     /// Takes back what was said of a failure.

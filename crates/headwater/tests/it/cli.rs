@@ -171,6 +171,10 @@ fn check_and_test_accept_the_examples() {
     );
     let said = headwater(&root, &["test", "examples/clickstream"], &[]);
     assert_eq!(said.code, 0, "{}{}", said.out, said.err);
+    let files = ["streams", "sources", "q17"].map(|name| format!("examples/nexmark/{name}.sql"));
+    let said = headwater(&root, &["check", "--quiet", &files[0], &files[1], &files[2]], &[]);
+    assert_eq!(said.code, 0, "{}", said.err);
+    assert!(said.out.contains("ok: 3 streams, 1 view, 3 sources"), "{}", said.out);
 }
 
 #[test]

@@ -17,7 +17,7 @@ use headwater_query::session::Answer;
 use headwater_schema::encode::json_object;
 use serde_json::{Value, json};
 
-const EVENTS: u64 = 3000;
+const EVENTS: u64 = 2000;
 /// Slower than the benchmark has it, so that the events fill some windows.
 const EVENTS_PER_SECOND: u32 = 50;
 
@@ -140,7 +140,8 @@ async fn every_query_gives_what_it_gives_as_a_batch() {
         let name = format!("q{number}");
         match instance.core.execute(&text(&name)).await {
             Ok(()) => made.push(name),
-            Err(error) => assert!(!PLANNED.contains(&name.as_str()), "{name}: {error}"),
+            Err(error) if PLANNED.contains(&name.as_str()) => panic!("{name}: {error}"),
+            Err(error) => eprintln!("{name} is not available: {error}"),
         }
     }
     instance.core.caught_up().await;

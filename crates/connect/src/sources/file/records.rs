@@ -149,9 +149,9 @@ mod tests {
     fn a_csv_record_may_have_lines_and_follows_the_header() {
         let (_file, found) = file("a,b\n1,\"x\ny\"\"\"\n2,z\n3");
         let first = read(&found, Format::Csv, 0, 1, false).unwrap().unwrap();
-        assert_eq!((text(&first), first.start, first.end), ("a,b\n1,\"x\ny\"\"\"\n", 4, 15));
+        assert_eq!((text(&first), first.start, first.end), ("a,b\n1,\"x\ny\"\"\"\n", 4, 14));
         let next = read(&found, Format::Csv, first.end, 5, false).unwrap().unwrap();
-        assert_eq!((text(&next), next.header, next.end), ("a,b\n2,z\n", 4, 19));
+        assert_eq!((text(&next), next.header, next.end), ("a,b\n2,z\n", 4, 18));
         assert_eq!(read(&found, Format::Csv, next.end, 5, false).unwrap(), None);
     }
 
