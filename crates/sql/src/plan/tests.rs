@@ -348,7 +348,7 @@ fn how_close_in_time_rows_are_is_found() {
     }
     for open in [
         "b.time_stamp >= a.time_stamp",
-        "b.time_stamp >= a.time_stamp AND b.time_stamp <= a.time_stamp + a.price * INTERVAL '1' MINUTE",
+        "b.time_stamp >= a.time_stamp AND b.time_stamp <= b.time_stamp + INTERVAL '1' MINUTE",
         "date_trunc('day', b.time_stamp) = date_trunc('day', a.time_stamp)",
     ] {
         let error = refused(&format!("CREATE STREAM s AS SELECT a.page_url FROM {plain} {open}"));
