@@ -24,7 +24,7 @@ use headwater_event::offset::{Offset, TopicPartition};
 use headwater_event::room::Room;
 use headwater_event::watermark::Progress;
 use headwater_log::error::{Error as LogError, Kind};
-use headwater_log::{Claim, Commit, Log, LoggedBatch, StateWrite};
+use headwater_log::{Claim, Commit, Log, LoggedBatch, StateTable, StateWrite};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -149,6 +149,7 @@ impl<'a> Task<'a> {
         if !stored_time.is_empty() {
             time.decode(&stored_time)?;
         }
+        recall_peers(is, &*table)?;
         let stage = (&*is.pipeline, is.number);
         let watermark = time.watermark();
         let chain = Chain::open(&*is.log, stage, &is.stage, is.partition, watermark, &is.caches).await?;
@@ -163,7 +164,7 @@ impl<'a> Task<'a> {
             untrimmed_batches: is.trim_every_batches.unwrap_or_default(),
             flushed_rows: 0,
             announced: None,
-            idle: false,
+            idle: time.told_idle(),
             is,
             input,
             claim,
@@ -175,7 +176,7 @@ impl<'a> Task<'a> {
             task.begin().await?;
         }
         task.flushed_rows = is.destination.flushed_rows(&*is.log, task.flush_place(0)).await?;
-        task.is.peers.report(is.partition, task.time.watermark(), false);
+        task.is.peers.report(is.partition, task.time.watermark(), task.idle);
         let (next, watermark) = (task.next, task.time.watermark());
         is.status.send_modify(|status| {
             status.state = TaskState::Running;
@@ -224,8 +225,11 @@ impl<'a> Task<'a> {
     }
 
     async fn epoch(&mut self, batches: Vec<LoggedBatch>, room: EpochRoom) -> Result<()> {
-        let mut epoch = Epoch::default();
         let Some(last) = batches.last() else { return Ok(()) };
+        if batches.iter().any(|batch| batch.rows.num_rows() > 0) {
+            self.wake().await?;
+        }
+        let mut epoch = Epoch::default();
         self.next = last.next();
         if let EventTime::Producers(producers) = &mut self.time {
             batches
@@ -239,11 +243,23 @@ impl<'a> Task<'a> {
         }
         if epoch.rows_read > 0 {
             self.last_input = self.is.clock.elapsed();
-            self.idle = false;
         }
         self.finish(epoch, Some(room)).await?;
         self.untrimmed_batches += batches.len();
         self.trim().await
+    }
+
+    /// Before rows come in where the readers of the output were told that none do; see [`crate::peers`].
+    async fn wake(&mut self) -> Result<()> {
+        self.idle = false;
+        if !self.time.told_idle() {
+            return Ok(());
+        }
+        self.finish(Epoch::default(), None).await?;
+        if let (EventTime::Rows(time), Some(reached)) = (&mut self.time, self.is.peers.reached()) {
+            time.raise(reached);
+        }
+        Ok(())
     }
 
     /// Lets go of what was read, where nobody else wants it.
@@ -336,6 +352,10 @@ impl<'a> Task<'a> {
         epoch.add(place, out);
         epoch.reject(rejections, |_| self.committed, self.committed..self.next);
         let progress = self.progress();
+        let was_told_idle = self.time.told_idle();
+        if let (EventTime::Rows(time), Some(progress)) = (&mut self.time, progress) {
+            time.tell_idle(progress.idle);
+        }
         let mut commit = Commit {
             state: self.chain.changes()?,
             ..Commit::default()
@@ -358,6 +378,8 @@ impl<'a> Task<'a> {
                 entries: Arc::new([(watermark_key(self.is.partition), Some(time.clone()))]),
             });
         }
+        let peers = &self.is.peers;
+        peers.report(self.is.partition, self.time.watermark(), self.idle || was_told_idle);
         let started = self.is.clock.elapsed();
         if !(commit.consumed.is_empty() && commit.produced.is_empty() && commit.state.is_empty()) {
             self.commit(commit).await?;
@@ -497,6 +519,18 @@ impl<'a> Task<'a> {
         let silent = self.is.clock.elapsed().saturating_sub(self.last_input);
         self.is.stage.input.idle_timeout.saturating_sub(silent)
     }
+}
+
+/// Where the other tasks stood when they last committed: they may start later, or not at all.
+fn recall_peers(is: &Assignment, table: &dyn StateTable) -> Result<()> {
+    for partition in (0..is.stage.input.partitions).filter(|&partition| partition != is.partition) {
+        let mut time = EventTime::new(&is.stage.input.time);
+        if let Some(stored) = table.get(&watermark_key(partition))? {
+            time.decode(&stored)?;
+            is.peers.recall(partition, time.watermark(), time.told_idle());
+        }
+    }
+    Ok(())
 }
 
 fn watermark_key(partition: u32) -> Bytes {

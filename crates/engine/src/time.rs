@@ -31,6 +31,8 @@ pub struct RowTime {
     greatest: Option<Micros>,
     /// A watermark that was taken over from other partitions while this one was idle.
     floor: Option<Micros>,
+    /// The readers of the output were told that the partition is idle, and don't wait for it.
+    told_idle: bool,
 }
 
 /// Event time from the progress of the tasks that write the input.
@@ -74,6 +76,7 @@ impl EventTime {
                 delay: *delay,
                 greatest: None,
                 floor: None,
+                told_idle: false,
             }),
             TimeSource::Producers { producers } => Self::Producers(ProducerTime {
                 last: vec![None; *producers as usize],
@@ -90,6 +93,11 @@ impl EventTime {
         }
     }
 
+    /// Whether the readers of the output were told that the partition is idle.
+    pub fn told_idle(&self) -> bool {
+        matches!(self, Self::Rows(rows) if rows.told_idle)
+    }
+
     /// The state as it is stored; empty where there is none.
     pub fn encode(&self) -> Bytes {
         let mut bytes = Vec::new();
@@ -98,6 +106,7 @@ impl EventTime {
             Self::Rows(rows) => {
                 put(&mut bytes, rows.greatest);
                 put(&mut bytes, rows.floor);
+                bytes.push(u8::from(rows.told_idle));
             }
             Self::Producers(producers) => {
                 put(&mut bytes, producers.reached);
@@ -118,6 +127,8 @@ impl EventTime {
             Self::Rows(rows) => (|| {
                 rows.greatest = take(&mut bytes)?;
                 rows.floor = take(&mut bytes)?;
+                // What was written by earlier versions ends here.
+                rows.told_idle = bytes == [1];
                 Some(())
             })(),
             Self::Producers(producers) => (|| {
@@ -151,6 +162,11 @@ impl RowTime {
     /// Takes over a watermark of others.
     pub fn raise(&mut self, watermark: Micros) {
         self.floor = self.floor.max(Some(watermark));
+    }
+
+    /// What the readers of the output are told now.
+    pub fn tell_idle(&mut self, idle: bool) {
+        self.told_idle = idle;
     }
 
     /// Separates the rows that are late or have no time that can be computed with.

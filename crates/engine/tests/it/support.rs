@@ -365,6 +365,7 @@ fn engine_options() -> EngineOptions {
     EngineOptions {
         threads: 2,
         epoch_bytes_max: 2_000,
+        epochs_bytes_max: 1 << 20,
         state_cache_bytes_max: 2_000,
         dead_letters: Some("dead_letters".into()),
         ..EngineOptions::default()
