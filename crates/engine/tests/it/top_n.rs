@@ -152,7 +152,9 @@ fn over_windows(story: &Story, window: Window, emit_changes: bool) -> Pipeline {
 }
 
 fn over_windows_sql(window: Window) -> String {
-    let Window { size, slide, offset, .. } = window;
+    let Window {
+        size, slide, offset, ..
+    } = window;
     let last = format!("(t - (((t - {offset}) % {slide}) + {slide}) % {slide})");
     format!(
         "SELECT * FROM (SELECT *, ROW_NUMBER() OVER (PARTITION BY ws ORDER BY n DESC, key NULLS FIRST) AS rn FROM \
