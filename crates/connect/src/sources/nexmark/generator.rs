@@ -304,9 +304,9 @@ impl Generator {
     }
 }
 
-/// The number of the last person up to an event.
+/// The number of the last person up to an event: each group begins with its one.
 fn last_person(event: u64) -> u64 {
-    event / GROUP * PERSONS + (event % GROUP).min(PERSONS - 1)
+    event / GROUP * PERSONS
 }
 
 /// The number of the last auction up to an event, which is not before the first.
