@@ -7,6 +7,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::middleware::from_fn_with_state;
 use headwater_catalog::definition::DEAD_LETTERS;
@@ -30,12 +31,16 @@ use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::config::{Config, memory};
 use crate::files::{self, SqlFile};
 use crate::processor::Processor;
 use crate::routes;
+
+/// How long the log may take to close, and how often that is looked at.
+const CLOSING_MAX: Duration = Duration::from_secs(10);
+const CLOSING_LOOK: Duration = Duration::from_millis(5);
 
 /// Everything but the doors.
 pub struct Core {
@@ -62,6 +67,7 @@ pub struct Instance {
     doors: JoinSet<()>,
     /// Ends the doors, before the core.
     shut: CancellationToken,
+    data: PathBuf,
 }
 
 /// Why it could not start, on one line that also says how to mend it.
@@ -241,6 +247,7 @@ impl Instance {
             core,
             doors: JoinSet::new(),
             shut: CancellationToken::new(),
+            data: config.data.directory.clone(),
         };
         if let Some(listener) = http {
             instance.serve_http(listener, config, metrics);
@@ -263,7 +270,19 @@ impl Instance {
         // Live subscriptions would go on for ever: the core's token ends them.
         self.core.stop.cancel();
         while self.doors.join_next().await.is_some() {}
+        let clock = Arc::clone(&self.core.clock);
         self.core.stop().await;
+        // Threads of the engine may hold on to the log a little longer. A process that ended before them would leave
+        // no note that it was closed, and damage to its last writes would look like a write cut off.
+        let closed = async {
+            while !EmbeddedLog::is_closed(&self.data) {
+                clock.sleep(CLOSING_LOOK).await;
+            }
+        };
+        tokio::select! {
+            () = closed => {}
+            () = clock.sleep(CLOSING_MAX) => warn!("something holds on to the log; it ends as after a crash"),
+        }
         info!("stopped");
     }
 

@@ -41,6 +41,7 @@ mod topics;
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -130,6 +131,12 @@ impl EmbeddedLog {
             stop,
             threads: Mutex::new(threads),
         }))
+    }
+
+    /// Whether no log has the data directory open: it was closed, and all that held on to it has let go. Only then
+    /// there is a note of how long its journals are.
+    pub fn is_closed(directory: &Path) -> bool {
+        Directory::is_free(directory)
     }
 
     /// Applies retention and compaction now; otherwise it happens every `sweep_every`.

@@ -60,6 +60,12 @@ impl Directory {
         Ok(directory)
     }
 
+    /// Whether nobody holds it, in this process or another.
+    pub fn is_free(path: &Path) -> bool {
+        let lock = OpenOptions::new().write(true).open(path.join(LOCK_FILE));
+        lock.is_ok_and(|lock| lock.try_lock().is_ok())
+    }
+
     pub fn store_folder(&self) -> PathBuf {
         self.path.join(STORE_FOLDER)
     }
