@@ -39,7 +39,7 @@ use crate::processor::Processor;
 use crate::routes;
 
 /// How long the log may take to close, and how often that is looked at.
-const CLOSING_MAX: Duration = Duration::from_secs(10);
+const CLOSING_MAX: Duration = Duration::from_secs(60);
 const CLOSING_LOOK: Duration = Duration::from_millis(5);
 
 /// Everything but the doors.
