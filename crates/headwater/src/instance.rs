@@ -70,6 +70,7 @@ pub struct Instance {
     doors: JoinSet<()>,
     /// Ends the doors, before the core.
     shut: CancellationToken,
+    log: Arc<EmbeddedLog>,
 }
 
 /// Why it could not start, on one line that also says how to mend it.
@@ -259,7 +260,7 @@ impl Instance {
         let metrics = headwater_telemetry::metrics::install().map_err(|error| StartError::Parts(error.to_string()))?;
         let clock: Arc<dyn Clock> = SystemClock::new();
         let log = open_log(embedded_options(config), &clock).await?;
-        let core = Core::start(config, log, clock, Intake::Open).await?;
+        let core = Core::start(config, Arc::clone(&log) as _, clock, Intake::Open).await?;
         for file in files {
             core.apply_file(file).await?;
         }
@@ -270,6 +271,7 @@ impl Instance {
             core,
             doors: JoinSet::new(),
             shut: CancellationToken::new(),
+            log,
         };
         if let Some(listener) = http {
             instance.serve_http(listener, config, metrics);
@@ -293,6 +295,11 @@ impl Instance {
         self.core.stop.cancel();
         while self.doors.join_next().await.is_some() {}
         self.core.stop().await;
+        // Threads of the engine may hold on to it a little longer.
+        let log = self.log;
+        if tokio::task::spawn_blocking(move || log.close()).await.is_err() {
+            error!("closing the log has failed");
+        }
         info!("stopped");
     }
 
@@ -335,7 +342,7 @@ pub fn embedded_options(config: &Config) -> EmbeddedOptions {
 }
 
 /// Reading the store after a crash takes its time, on the disk.
-async fn open_log(options: EmbeddedOptions, clock: &Arc<dyn Clock>) -> Result<Arc<dyn Log>, StartError> {
+async fn open_log(options: EmbeddedOptions, clock: &Arc<dyn Clock>) -> Result<Arc<EmbeddedLog>, StartError> {
     let clock = Arc::clone(clock);
     let opened = tokio::task::spawn_blocking(move || EmbeddedLog::open(options, clock)).await;
     let log = opened.map_err(|error| StartError::Parts(format!("opening the log: {error}")))??;

@@ -89,7 +89,7 @@ struct Shared {
     tail: TailCache,
     store: Store,
     /// The last field: the directory stays locked until the store is closed.
-    _directory: Directory,
+    directory: Directory,
 }
 
 impl EmbeddedLog {
@@ -99,7 +99,7 @@ impl EmbeddedLog {
     /// [`Error::InUse`] while another process has it open; [`Error::NewerFormat`];
     /// [`Error::DamagedFile`]; [`Error::Io`] with the path that can't be used.
     pub fn open(options: EmbeddedOptions, clock: Arc<dyn Clock>) -> Result<Arc<Self>> {
-        let mut directory = Directory::open(&options.directory)?;
+        let directory = Directory::open(&options.directory)?;
         directory.check_journals()?;
         let store = Store::open(directory.store_folder(), &options)?;
         let space = Space::new(&options, clock.clone());
@@ -109,7 +109,7 @@ impl EmbeddedLog {
             tables: RwLock::default(),
             tail: TailCache::new(options.tail_cache_bytes),
             store,
-            _directory: directory,
+            directory,
             options,
         });
         let committer = Committer::open(shared.clone(), space)?;
@@ -147,10 +147,15 @@ impl EmbeddedLog {
     pub fn close(&self) {
         self.queue.write().take();
         self.stop.send_replace(true);
-        for thread in self.threads.lock().drain(..) {
+        let threads: Vec<_> = self.threads.lock().drain(..).collect();
+        let was_open = !threads.is_empty();
+        for thread in threads {
             if thread.join().is_err() {
                 tracing::error!("a thread of the log has panicked");
             }
+        }
+        if was_open {
+            self.shared.directory.note_closed();
         }
         for topic in self.shared.topics.read().values() {
             topic.gone(Gone::Closed);

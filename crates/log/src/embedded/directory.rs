@@ -23,11 +23,10 @@ const FORMAT_FILE: &str = "format";
 const CLOSED_FILE: &str = "closed";
 const STORE_FOLDER: &str = "log";
 
-/// A data directory that is ours until this is dropped, which must be after the store was closed.
+/// A data directory that is ours until this is dropped.
 #[derive(Debug)]
 pub(super) struct Directory {
     path: PathBuf,
-    has_checked: bool,
     _lock: File,
 }
 
@@ -53,7 +52,6 @@ impl Directory {
         }
         let directory = Self {
             path: path.to_owned(),
-            has_checked: false,
             _lock: lock,
         };
         directory.check_format()?;
@@ -65,10 +63,16 @@ impl Directory {
     }
 
     /// Has to come before the store is opened.
-    pub fn check_journals(&mut self) -> Result<()> {
-        journal::check(&self.store_folder(), &self.path.join(CLOSED_FILE))?;
-        self.has_checked = true;
-        Ok(())
+    pub fn check_journals(&self) -> Result<()> {
+        journal::check(&self.store_folder(), &self.path.join(CLOSED_FILE))
+    }
+
+    /// Has to come after the last write.
+    pub fn note_closed(&self) {
+        let noted = journal::note_lengths(&self.store_folder(), &self.path.join(CLOSED_FILE));
+        if let Err(error) = noted {
+            tracing::warn!(directory = %self.path.display(), %error, "the lengths of the journals can't be noted");
+        }
     }
 
     fn check_format(&self) -> Result<()> {
@@ -109,18 +113,6 @@ impl Directory {
             File::open(&self.path)?.sync_all()
         };
         write().map_err(|source| io(path, source))
-    }
-}
-
-impl Drop for Directory {
-    fn drop(&mut self) {
-        if !self.has_checked {
-            return;
-        }
-        let noted = journal::note_lengths(&self.store_folder(), &self.path.join(CLOSED_FILE));
-        if let Err(error) = noted {
-            tracing::warn!(directory = %self.path.display(), %error, "the lengths of the journals can't be noted");
-        }
     }
 }
 

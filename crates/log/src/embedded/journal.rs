@@ -52,15 +52,13 @@ enum Rest {
 /// Checks all journals of the store in `folder`, oldest first, and cuts off the torn end of the newest.
 /// `note` is where [`note_lengths`] left its note, if the log was closed; it is removed.
 pub(super) fn check(folder: &Path, note: &Path) -> Result<()> {
-    let mut noted = read_note(note)?;
+    let noted = read_note(note)?;
     let journals = journals(folder).map_err(|source| io(folder, source))?;
     let newest = journals.len().saturating_sub(1);
     for (index, path) in journals.iter().enumerate() {
         let (good_bytes, rest) = inspect(path).map_err(|source| io(path, source))?;
-        let is_short = noted
-            .as_mut()
-            .and_then(|noted| noted.remove(&*name_of(path)))
-            .is_some_and(|bytes| good_bytes < bytes);
+        let noted_bytes = noted.as_ref().and_then(|noted| noted.get(&*name_of(path)));
+        let is_short = noted_bytes.is_some_and(|&bytes| good_bytes < bytes);
         match rest {
             Rest::Nothing if !is_short => {}
             Rest::Torn if index == newest && !is_short => {
@@ -75,12 +73,8 @@ pub(super) fn check(folder: &Path, note: &Path) -> Result<()> {
             }
         }
     }
-    let Some(noted) = noted else { return Ok(()) };
-    if let Some((missing, _)) = noted.into_iter().find(|(_, bytes)| *bytes > 0) {
-        return Err(Error::DamagedFile {
-            file: folder.join(missing),
-            what: "the journal is missing".to_owned(),
-        });
+    if noted.is_none() {
+        return Ok(());
     }
     // From the first write on it would be wrong.
     let remove = || {
@@ -90,7 +84,8 @@ pub(super) fn check(folder: &Path, note: &Path) -> Result<()> {
     remove().map_err(|source| io(note, source))
 }
 
-/// Notes how long the journals in `folder` are, once nobody writes to them any more.
+/// Notes how long the journals in `folder` are, once nobody writes to them any more. The store may still remove some
+/// whose content is in its tables.
 pub(super) fn note_lengths(folder: &Path, note: &Path) -> std::io::Result<()> {
     let mut text = String::new();
     for path in journals(folder)? {

@@ -46,7 +46,7 @@ impl Stages<'_> {
         let is_known = |column: &&Column| own.contains(column) || sessions.partition_by.contains(column);
         if filters
             .iter()
-            .all(|filter| filter.column_refs().iter().all(|column| is_known(&column)))
+            .all(|filter| filter.column_refs().iter().all(is_known))
         {
             return Ok(());
         }
