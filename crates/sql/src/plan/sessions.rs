@@ -44,10 +44,7 @@ impl Stages<'_> {
     /// columns of the windows.
     pub fn check_session_filters(&self, filters: &[Expr], own: &[Column], sessions: &Sessions) -> Result<()> {
         let is_known = |column: &&Column| own.contains(column) || sessions.partition_by.contains(column);
-        if filters
-            .iter()
-            .all(|filter| filter.column_refs().iter().all(is_known))
-        {
+        if filters.iter().all(|filter| filter.column_refs().iter().all(is_known)) {
             return Ok(());
         }
         let error = SqlError::unsupported("WHERE on the rows of a SESSION is not available in continuous queries");
