@@ -114,11 +114,11 @@ impl Branch {
     }
 }
 
-impl Rows {
+impl Key {
     /// Every column `n` is now what was the column `from[n]`, or something new.
     pub fn moved(&mut self, from: &[Option<usize>]) {
         let to = |old: usize| from.iter().position(|&from| from == Some(old));
-        if let Key::Groups { window, groups } = &mut self.key {
+        if let Self::Groups { window, groups } = self {
             if let Some(window) = window {
                 *window = window.map(|at| at.and_then(to));
             }
@@ -126,6 +126,14 @@ impl Rows {
                 *at = at.and_then(to);
             }
         }
+    }
+}
+
+impl Rows {
+    /// Every column `n` is now what was the column `from[n]`, or something new.
+    pub fn moved(&mut self, from: &[Option<usize>]) {
+        let to = |old: usize| from.iter().position(|&from| from == Some(old));
+        self.key.moved(from);
         self.partitioned = self
             .partitioned
             .take()

@@ -138,16 +138,22 @@ impl Stages<'_> {
     pub fn project(&self, branch: &mut Branch, expressions: &[Expr], schema: &DFSchema) -> Result<()> {
         let mut physical = Vec::with_capacity(expressions.len() + 1);
         let mut from = Vec::with_capacity(expressions.len());
+        let mut named = Vec::with_capacity(expressions.len());
         for expression in expressions {
             physical.push(self.physical(branch, expression)?);
-            let column = match expression.clone().unalias_nested().data {
-                Expr::Column(column) => branch.rows.columns.maybe_index_of_column(&column),
+            let expression = expression.clone().unalias_nested().data;
+            let column = match &expression {
+                Expr::Column(column) => branch.rows.columns.maybe_index_of_column(column),
                 _ => None,
             };
             from.push(column);
+            named.push(column.or_else(|| of_integers(&expression, &branch.rows.columns)));
         }
         branch.push_project(physical, schema.as_arrow().clone());
+        let mut key = std::mem::take(&mut branch.rows.key);
+        key.moved(&named);
         branch.rows.moved(&from);
+        branch.rows.key = key;
         branch.rows.columns = schema.clone();
         Ok(())
     }
@@ -424,6 +430,17 @@ impl Flow {
             stages,
         }
     }
+}
+
+/// The column that an expression casts from one kind of integer to another: it still tells rows apart.
+fn of_integers(expression: &Expr, columns: &DFSchema) -> Option<usize> {
+    let Expr::Cast(cast) = expression else { return None };
+    let Expr::Column(column) = cast.expr.as_ref() else {
+        return None;
+    };
+    let at = columns.maybe_index_of_column(column)?;
+    let is_integer = columns.field(at).data_type().is_integer() && cast.field.data_type().is_integer();
+    is_integer.then_some(at)
 }
 
 pub fn physical(expression: &Expr, columns: &DFSchema) -> datafusion::common::Result<Arc<dyn PhysicalExpr>> {
