@@ -34,8 +34,11 @@ pub fn changes(statement: &Statement, snapshot: &Snapshot) -> Result<Vec<Change>
     match &statement.kind {
         Kind::Drop(drop) => removed(drop, snapshot),
         Kind::CreateStream(_) | Kind::CreateView(_) | Kind::CreateSource(_) => {
-            let definition = define(statement, snapshot)?;
-            Ok(definition.map(Change::Put).into_iter().collect())
+            let Some(definition) = define(statement, snapshot)? else {
+                return Ok(Vec::new());
+            };
+            let dependents = replace::made_anew(&definition.name, snapshot);
+            Ok(std::iter::once(definition).chain(dependents).map(Change::Put).collect())
         }
         _ => Ok(Vec::new()),
     }

@@ -1,4 +1,5 @@
-//! Whether an object can be replaced: what reads from it, or writes into it, must still be able to.
+//! Whether an object can be replaced: what reads from it, or writes into it, must still be able to. What reads from it
+//! is made anew as well: its state and rows come from an object that is there no more.
 
 use std::sync::Arc;
 
@@ -8,6 +9,17 @@ use headwater_catalog::snapshot::{Change, Snapshot};
 use crate::define::source;
 use crate::error::{Kind, Result, SqlError};
 use crate::plan;
+
+/// The queries that read from an object that is replaced, in the order of the flow, to get new ids.
+pub fn made_anew(name: &str, snapshot: &Snapshot) -> Vec<Definition> {
+    let dependents = snapshot.dependents_deep(name).into_iter();
+    let queries = dependents.filter_map(|name| snapshot.get(name).filter(|dependent| dependent.query().is_some()));
+    let anew = queries.map(|dependent| Definition {
+        id: 0,
+        ..dependent.as_ref().clone()
+    });
+    anew.collect()
+}
 
 /// Plans everything that depends on `existing` as if `new` were in its place.
 pub fn check(existing: &Arc<Definition>, new: &Definition, snapshot: &Snapshot) -> Result<()> {
