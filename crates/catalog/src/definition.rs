@@ -53,7 +53,7 @@ pub struct Stream {
 pub struct View {
     pub columns: Vec<Column>,
     /// The columns that name a row; without columns, the view has one row. `None` where nothing
-    /// names a row: then rows are only added.
+    /// names a row.
     pub key: Option<Vec<String>>,
     pub partitions: u32,
     /// A route of the user's choosing that answers with rows.

@@ -199,7 +199,7 @@ impl Sources {
         running.values().map(|running| running.describe()).collect()
     }
 
-    /// Returns when every source has brought what there is for now, or what its rate allows for now. Never, for
+    /// Returns when every source has brought all that is there at present, or all that its rate allows. Never, for
     /// one that could go on without a pause for ever.
     pub async fn caught_up(&self) {
         let running: Vec<_> = self.running.read().values().cloned().collect();

@@ -14,7 +14,7 @@ use headwater_log::error::Error as LogError;
 /// Where a source stands, in entries of its own making. Kept in a state table.
 pub type Position = BTreeMap<Bytes, Bytes>;
 
-/// Why a source can't go on for now. It is tried again, with growing pauses.
+/// Why a source can't go on at present. It is tried again, with growing pauses.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// What it reads from is not as it should be. A sentence for people.

@@ -212,7 +212,7 @@ impl Core {
             .map_err(|error| StartError::Sql(file.render(&error)))
     }
 
-    /// Returns when sources have brought what there is for now, and every continuous query has committed all that its inputs hold now.
+    /// Returns when sources have brought what is there, and every continuous query has committed all that its inputs hold now.
     pub async fn caught_up(&self) {
         self.processor.caught_up().await;
     }

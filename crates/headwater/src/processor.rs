@@ -181,7 +181,7 @@ impl Processor {
         }
     }
 
-    /// Returns when sources have brought what there is for now, and every query has committed all that its
+    /// Returns when sources have brought what is there, and every query has committed all that its
     /// inputs hold then, through all queries that read from one another.
     pub async fn caught_up(&self) {
         self.sources.caught_up().await;

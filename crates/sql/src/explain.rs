@@ -98,7 +98,7 @@ fn head(definition: &Definition) -> String {
             format!("{} partitions{by}{watermark}", stream.partitions)
         }
         Object::View(view) => match view.key.as_deref() {
-            None => "rows are only added".to_owned(),
+            None => "rows without a key".to_owned(),
             Some([]) => "one row".to_owned(),
             Some(key) => format!("key {}", key.join(", ")),
         },
