@@ -112,16 +112,16 @@ impl Client {
     /// The answers to statements, one for each.
     pub async fn sql(&self, text: &str) -> Failed<Vec<Answer>> {
         #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Answers {
-            Several { results: Vec<Answer> },
-            One(Answer),
+        struct Several {
+            results: Vec<Answer>,
         }
         let response = self.sql_response(text, "application/json").await?;
-        Ok(match self.json(response).await? {
-            Answers::Several { results } => results,
-            Answers::One(answer) => vec![answer],
-        })
+        let text = self.text(response).await?;
+        // One after the other: serde's untagged enums would read the numbers.
+        match serde_json::from_str(&text) {
+            Ok(Several { results }) => Ok(results),
+            Err(_) => Ok(vec![self.read(&text)?]),
+        }
     }
 
     /// The answer to statements in the form that `accept` names; of several statements, the last's.
@@ -141,7 +141,7 @@ impl Client {
     pub async fn catalog(&self) -> Failed<Value> {
         let response = self.answer(self.get(&["v1", "catalog"])).await?;
         match response.status().is_success() {
-            true => self.json(response).await,
+            true => self.read(&self.text(response).await?),
             false => Err(Failure::failed(self.problem(response).await.render(""))),
         }
     }
@@ -174,9 +174,12 @@ impl Client {
         }
     }
 
-    async fn json<T: serde::de::DeserializeOwned>(&self, response: Response) -> Failed<T> {
-        let text = response.text().await.map_err(|error| self.unreachable(&error))?;
-        serde_json::from_str(&text)
+    async fn text(&self, response: Response) -> Failed<String> {
+        response.text().await.map_err(|error| self.unreachable(&error))
+    }
+
+    fn read<T: serde::de::DeserializeOwned>(&self, text: &str) -> Failed<T> {
+        serde_json::from_str(text)
             .map_err(|error| Failure::failed(format!("{}: the answer can't be read: {error}", self.base())))
     }
 

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cli::client::{Client, ServerUrl};
 use crate::cli::demo::screen::{Frame, Page, Screen};
 use crate::cli::failure::{Failed, Failure};
-use crate::cli::output::{self, Row};
+use crate::cli::output;
 use crate::cli::serve::{Signals, refused, start_logs};
 use crate::cli::simulate::clickstream::Clickstream;
 use crate::cli::simulate::traffic::Traffic;
@@ -185,13 +185,5 @@ async fn top_pages(client: &Client) -> Failed<Vec<Page>> {
         return Err(Failure::failed(client.problem(response).await.render("")));
     }
     let text = response.text().await.map_err(|error| client.unreachable(&error))?;
-    let rows: Vec<Row> = serde_json::from_str(&text).map_err(|error| Failure::failed(error.to_string()))?;
-    let page = |row: Row| {
-        let url = row.get("page_url")?.as_str()?.to_owned();
-        Some(Page {
-            url,
-            clicks: row.get("clicks")?.as_u64()?,
-        })
-    };
-    Ok(rows.into_iter().filter_map(page).collect())
+    serde_json::from_str(&text).map_err(|error| Failure::failed(error.to_string()))
 }

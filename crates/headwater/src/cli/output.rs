@@ -9,7 +9,7 @@ use clap::ValueEnum;
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
-use serde_json::Value;
+use serde_json::value::RawValue;
 
 /// How rows are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -30,13 +30,17 @@ pub struct Column {
     pub sql_type: String,
 }
 
-/// A row with its columns in the order in which they came.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Row(pub Vec<(String, Value)>);
+/// A row with its columns in the order in which they came. Values stay the JSON text that the server wrote:
+/// a DECIMAL of 1.50 would be 1.5 after a floating-point number in between.
+#[derive(Clone, Debug, Default)]
+pub struct Row(pub Vec<(String, Box<RawValue>)>);
 
 impl Row {
-    pub fn get(&self, column: &str) -> Option<&Value> {
-        self.0.iter().find(|(name, _)| name == column).map(|(_, value)| value)
+    pub fn get(&self, column: &str) -> Option<&RawValue> {
+        self.0
+            .iter()
+            .find(|(name, _)| name == column)
+            .map(|(_, value)| &**value)
     }
 }
 
@@ -74,7 +78,7 @@ pub fn json(row: &Row) -> String {
     let fields = row
         .0
         .iter()
-        .map(|(name, value)| format!("{}:{value}", Value::from(name.as_str())));
+        .map(|(name, value)| format!("{}:{value}", serde_json::Value::from(name.as_str())));
     format!("{{{}}}", fields.collect::<Vec<_>>().join(","))
 }
 
@@ -93,17 +97,19 @@ pub fn csv_header(columns: &[Column]) -> String {
 }
 
 pub fn csv(columns: &[Column], row: &Row) -> String {
-    let fields = columns.iter().map(|column| match row.get(&column.name) {
-        None | Some(Value::Null) => String::new(),
-        Some(Value::String(text)) if text.is_empty() => "\"\"".to_owned(),
-        Some(value) => csv_field(&text_of(value)),
-    });
+    let fields = columns
+        .iter()
+        .map(|column| match row.get(&column.name).map(RawValue::get) {
+            None | Some("null") => String::new(),
+            Some("\"\"") => "\"\"".to_owned(),
+            Some(json) => csv_field(&text_of(json)),
+        });
     fields.collect::<Vec<_>>().join(",")
 }
 
-/// A value for a person's terminal: what comes from events can't move the cursor or change colours.
-pub fn shown(value: &Value) -> String {
-    let text = text_of(value);
+/// A JSON value for a person's terminal: what comes from events can't move the cursor or change colours.
+pub fn shown(json: &str) -> String {
+    let text = text_of(json);
     match text.chars().any(char::is_control) {
         true => text
             .chars()
@@ -119,12 +125,12 @@ pub fn shown(value: &Value) -> String {
     }
 }
 
-/// A value as text.
-pub fn text_of(value: &Value) -> String {
-    match value {
-        Value::Null => "NULL".to_owned(),
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
+/// A JSON value as text: strings without quotes, all else as it is written.
+pub fn text_of(json: &str) -> String {
+    match json {
+        "null" => "NULL".to_owned(),
+        _ if json.starts_with('"') => serde_json::from_str(json).unwrap_or_else(|_| json.to_owned()),
+        _ => json.to_owned(),
     }
 }
 
@@ -158,18 +164,22 @@ pub fn table(columns: &[Column], rows: &[Row]) -> String {
     for row in rows {
         let cells = columns
             .iter()
-            .map(|column| shown(row.get(&column.name).unwrap_or(&Value::Null)));
+            .map(|column| shown(row.get(&column.name).map_or("null", RawValue::get)));
         table.add_row(cells);
     }
     for (place, column) in columns.iter().enumerate() {
-        let numeric = rows
-            .iter()
-            .any(|row| row.get(&column.name).is_some_and(Value::is_number));
+        let numeric = rows.iter().any(|row| row.get(&column.name).is_some_and(is_number));
         if let Some(column) = table.column_mut(place).filter(|_| numeric) {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
     format!("{table}\n{}", counted(rows.len(), "row"))
+}
+
+fn is_number(value: &RawValue) -> bool {
+    value
+        .get()
+        .starts_with(|first: char| first == '-' || first.is_ascii_digit())
 }
 
 fn csv_field(text: &str) -> String {
@@ -188,7 +198,7 @@ mod tests {
             name: name.to_owned(),
             sql_type: "TEXT".to_owned(),
         };
-        let row = serde_json::from_str(r#"{"page": "/a,b", "n": 3, "who": null}"#).unwrap();
+        let row = serde_json::from_str(r#"{"page": "/a,b", "n": 1.50, "who": null}"#).unwrap();
         (vec![column("page"), column("n"), column("who")], vec![row])
     }
 
@@ -196,25 +206,28 @@ mod tests {
     fn csv_quotes_what_needs_it_and_leaves_null_empty() {
         let (columns, result) = sample();
         assert_eq!(csv_header(&columns), "page,n,who");
-        assert_eq!(csv(&columns, &result[0]), "\"/a,b\",3,");
+        assert_eq!(csv(&columns, &result[0]), "\"/a,b\",1.50,");
     }
 
     #[test]
     fn json_keeps_the_order_of_the_columns() {
         let (_, result) = sample();
-        assert_eq!(json(&result[0]), r#"{"page":"/a,b","n":3,"who":null}"#);
+        assert_eq!(json(&result[0]), r#"{"page":"/a,b","n":1.50,"who":null}"#);
     }
 
     #[test]
     fn tables_say_how_many_rows() {
         let (columns, result) = sample();
         let text = table(&columns, &result);
-        assert!(text.ends_with("1 row") && text.contains("NULL"), "{text}");
+        assert!(
+            text.ends_with("1 row") && text.contains("NULL") && text.contains(" 1.50 "),
+            "{text}"
+        );
     }
 
     #[test]
     fn events_do_not_drive_the_terminal() {
-        assert_eq!(shown(&Value::from("a\x1b[2J\n")), "a\\u{1b}[2J\\n");
+        assert_eq!(shown(r#""a\u001b[2J\n""#), "a\\u{1b}[2J\\n");
     }
 
     #[test]

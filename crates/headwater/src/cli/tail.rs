@@ -11,6 +11,7 @@ use futures::StreamExt;
 use headwater_event::clock::{Clock, SystemClock};
 use reqwest::{Response, StatusCode};
 use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use crate::cli::client::{self, Client, ServerUrl};
 use crate::cli::failure::{Failed, Failure};
@@ -122,7 +123,7 @@ async fn follow(response: Response, printer: &mut Printer, position: &mut Option
 /// An event or a change with its place; the place is for programs alone.
 #[derive(Deserialize)]
 struct Envelope {
-    op: Option<String>,
+    op: Option<Box<RawValue>>,
     #[serde(alias = "event")]
     row: Row,
 }
@@ -135,7 +136,7 @@ fn print(printer: &mut Printer, data: &str) -> Failed {
         .map_err(|error| Failure::failed(format!("the server sent what can't be read: {error}")))?;
     let mut row = envelope.row;
     if let Some(op) = envelope.op {
-        row.0.insert(0, ("op".to_owned(), op.into()));
+        row.0.insert(0, ("op".to_owned(), op));
     }
     printer.row(&row)
 }

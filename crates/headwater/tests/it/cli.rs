@@ -247,6 +247,13 @@ async fn send_counts_what_was_taken_and_says_what_was_not() {
         &environment,
     );
     assert_eq!(said.out.trim(), "{\"n\":2502}", "{}", said.err);
+    for format in ["table", "csv", "json"] {
+        let cents =
+            "SELECT CAST(1.5 AS DECIMAL(10, 2)) AS price, CAST('12345678901234567890.12' AS DECIMAL(38, 2)) AS much";
+        let said = headwater(path, &["sql", "--format", format, "-c", cents], &environment);
+        let digits = ["1.50", "12345678901234567890.12"];
+        assert!(digits.iter().all(|digits| said.out.contains(digits)), "{}", said.out);
+    }
     let said = headwater(path, &["sql", "-c", "SELECT nn FROM numbers"], &environment);
     assert_eq!(said.code, 1);
     assert!(said.err.contains("^^"), "{}", said.err);

@@ -4,6 +4,8 @@ use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use serde::Deserialize;
+
 use crate::cli::output::{self, grouped};
 use crate::cli::simulate::traffic::Second;
 use crate::cli::welcome::server_argument;
@@ -25,8 +27,10 @@ pub struct Frame<'a> {
     pub postgres: Option<SocketAddr>,
 }
 
-#[derive(Debug)]
+/// A row of the view `top_pages`.
+#[derive(Debug, Deserialize)]
 pub struct Page {
+    #[serde(rename = "page_url")]
     pub url: String,
     pub clicks: u64,
 }

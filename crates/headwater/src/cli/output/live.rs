@@ -42,7 +42,7 @@ impl Printer {
                 let fields = row
                     .0
                     .iter()
-                    .map(|(name, value)| format!("\x1b[2m{name}\x1b[0m {}", output::shown(value)));
+                    .map(|(name, value)| format!("\x1b[2m{name}\x1b[0m {}", output::shown(value.get())));
                 let text = fields.collect::<Vec<_>>().join("  ");
                 match std::io::stdout().is_terminal() {
                     true => text,

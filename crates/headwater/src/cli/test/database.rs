@@ -158,14 +158,14 @@ async fn texts(mut rows: headwater_query::http::Rows) -> Result<Vec<Vec<String>>
             let mut json = Vec::new();
             json_object(&batch, row, &mut json).map_err(|error| TestError::Runner(error.to_string()))?;
             let row: Row = serde_json::from_slice(&json).map_err(|error| TestError::Runner(error.to_string()))?;
-            all.push(row.0.iter().map(|(_, value)| text(value)).collect());
+            all.push(row.0.iter().map(|(_, value)| text(value.get())).collect());
         }
     }
     Ok(all)
 }
 
-fn text(value: &serde_json::Value) -> String {
-    let text = output::text_of(value);
+fn text(json: &str) -> String {
+    let text = output::text_of(json);
     match text.is_empty() {
         true => "(empty)".to_owned(),
         false => text,
