@@ -144,6 +144,16 @@ impl Processor {
         queries.collect()
     }
 
+    /// The query that keeps an object current, if it has one that runs.
+    pub fn running(&self, object: &str) -> Option<Arc<Running>> {
+        let objects = self.objects.read();
+        let active = objects.values().find(|active| active.definition.name == object)?;
+        match &active.query {
+            Query::Running(running) => Some(Arc::clone(running)),
+            Query::None | Query::Source(_) | Query::Failed(_) => None,
+        }
+    }
+
     /// Brings the gauges up to date that tell about right now.
     pub async fn publish_metrics(&self) {
         gauge!(LOG_BYTES).set(self.log.bytes_used() as f64);

@@ -72,9 +72,9 @@ pub async fn point(bench: &Bench) -> BenchResult {
     server.stop().await;
     Ok(vec![
         Measured::new("point query of a view over HTTP")
-            .figure("requests/s", QUERIES as f64 / took.as_secs_f64())
-            .figure("p50 ms", percentile_ms(&mut latencies, 50.0))
-            .figure("p99 ms", percentile_ms(&mut latencies, 99.0)),
+            .figure("requests_per_second", QUERIES as f64 / took.as_secs_f64())
+            .figure("latency_ms_p50", percentile_ms(&mut latencies, 50.0))
+            .figure("latency_ms_p99", percentile_ms(&mut latencies, 99.0)),
     ])
 }
 
@@ -112,9 +112,9 @@ pub async fn latency(bench: &Bench) -> BenchResult {
     let mut steady = steady;
     Ok(vec![
         Measured::new("send to live row at 20,000 events/s")
-            .figure("events/s", LATENCY_EVENTS_PER_SECOND as f64)
-            .figure("p50 ms", percentile_ms(&mut steady, 50.0))
-            .figure("p99 ms", percentile_ms(&mut steady, 99.0)),
+            .figure("events_per_second", LATENCY_EVENTS_PER_SECOND as f64)
+            .figure("latency_ms_p50", percentile_ms(&mut steady, 50.0))
+            .figure("latency_ms_p99", percentile_ms(&mut steady, 99.0)),
     ])
 }
 

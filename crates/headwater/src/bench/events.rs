@@ -1,5 +1,6 @@
 //! The events that benchmarks work on: NEXMark's, from the generator that `CREATE SOURCE` has.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -24,26 +25,45 @@ pub fn bids(count: usize) -> Result<RecordBatch, ArrowError> {
     Ok(bids.slice(0, count))
 }
 
-/// Appends a table's part of a sequence of events to its stream, batches spread over the partitions
-/// as they come.
-pub async fn fill(core: &Core, table: Table, events: u64) -> Result<u64, Failure> {
-    let snapshot = core.catalog.snapshot();
-    let name = table.name();
-    let stream = snapshot.get(name).ok_or_else(|| format!("there is no stream {name}"))?;
-    let topic: Arc<str> = stream.topic().into();
-    let generator = Generator::standard(table, SEED);
-    let step = table.events_of(ROWS_PER_BATCH);
-    let mut rows_all = 0;
-    for (number, first) in (0..events).step_by(step as usize).enumerate() {
-        let rows = generator.batch(first..events.min(first + step))?;
-        rows_all += rows.num_rows() as u64;
-        let partition = TopicPartition::new(Arc::clone(&topic), number as u32 % stream.partitions());
-        let produced = Produced {
-            partition,
-            rows,
-            progress: None,
-        };
-        core.log.append(vec![produced]).await?;
+/// A stream of NEXMark's, to append to.
+#[derive(Clone, Debug)]
+pub struct Feed {
+    pub table: Table,
+    topic: Arc<str>,
+    partitions: u32,
+}
+
+impl Feed {
+    pub fn of(core: &Core, table: Table) -> Result<Self, Failure> {
+        let snapshot = core.catalog.snapshot();
+        let name = table.name();
+        let stream = snapshot.get(name).ok_or_else(|| format!("there is no stream {name}"))?;
+        Ok(Self {
+            table,
+            topic: stream.topic().into(),
+            partitions: stream.partitions(),
+        })
     }
-    Ok(rows_all)
+
+    /// Appends the table's part of the sequence's first events, batches spread over the partitions
+    /// as they come, and says how many rows that were.
+    pub async fn fill(&self, core: &Core, events: u64) -> Result<u64, Failure> {
+        let step = self.table.events_of(ROWS_PER_BATCH);
+        let mut rows_all = 0;
+        for (number, first) in (0..events).step_by(step as usize).enumerate() {
+            let produced = self.batch(first..events.min(first + step), number)?;
+            rows_all += produced.rows.num_rows() as u64;
+            core.log.append(vec![produced]).await?;
+        }
+        Ok(rows_all)
+    }
+
+    /// The table's part of these events, as the batch of this number.
+    pub fn batch(&self, events: Range<u64>, number: usize) -> Result<Produced, ArrowError> {
+        Ok(Produced {
+            partition: TopicPartition::new(Arc::clone(&self.topic), number as u32 % self.partitions),
+            rows: Generator::standard(self.table, SEED).batch(events)?,
+            progress: None,
+        })
+    }
 }

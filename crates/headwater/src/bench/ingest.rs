@@ -44,13 +44,13 @@ pub async fn batched(bench: &Bench) -> BenchResult {
     let events = (count * EVENTS_PER_REQUEST) as f64;
     let per_second = events / sent.took.as_secs_f64();
     Ok(vec![
-        Measured::new("arrow-json alone, one core").figure("events/s", decoded),
+        Measured::new("arrow-json alone, one core").figure("events_per_second", decoded),
         Measured::new("ingest, batched, durable")
-            .figure("events/s", per_second)
-            .figure("of arrow-json", per_second / decoded)
-            .figure("p50 ms", percentile_ms(&mut sent.latencies, 50.0))
-            .figure("p99 ms", percentile_ms(&mut sent.latencies, 99.0))
-            .figure("disk MB per million events", bytes_per_event),
+            .figure("events_per_second", per_second)
+            .figure("ratio_to_arrow_json", per_second / decoded)
+            .figure("latency_ms_p50", percentile_ms(&mut sent.latencies, 50.0))
+            .figure("latency_ms_p99", percentile_ms(&mut sent.latencies, 99.0))
+            .figure("disk_mb_per_million_events", bytes_per_event),
     ])
 }
 
@@ -80,14 +80,14 @@ pub async fn single(bench: &Bench) -> BenchResult {
     let per_second = count as f64 / sent.took.as_secs_f64();
     Ok(vec![
         Measured::new("axum echo")
-            .figure("requests/s", echo_per_second)
-            .figure("p50 ms", percentile_ms(&mut echoed.latencies, 50.0))
-            .figure("p99 ms", percentile_ms(&mut echoed.latencies, 99.0)),
+            .figure("requests_per_second", echo_per_second)
+            .figure("latency_ms_p50", percentile_ms(&mut echoed.latencies, 50.0))
+            .figure("latency_ms_p99", percentile_ms(&mut echoed.latencies, 99.0)),
         Measured::new("ingest, single, durable")
-            .figure("requests/s", per_second)
-            .figure("of echo", per_second / echo_per_second)
-            .figure("p50 ms", percentile_ms(&mut sent.latencies, 50.0))
-            .figure("p99 ms", percentile_ms(&mut sent.latencies, 99.0)),
+            .figure("requests_per_second", per_second)
+            .figure("ratio_to_echo", per_second / echo_per_second)
+            .figure("latency_ms_p50", percentile_ms(&mut sent.latencies, 50.0))
+            .figure("latency_ms_p99", percentile_ms(&mut sent.latencies, 99.0)),
     ])
 }
 

@@ -4,6 +4,7 @@
 mod ask;
 mod connection;
 mod events;
+mod growth;
 mod ingest;
 mod queries;
 mod report;
@@ -43,6 +44,9 @@ pub struct BenchArgs {
     /// Of NEXMark, threads that run the queries, and partitions of their streams
     #[arg(long, default_value_t = 2, value_parser = cores)]
     cores: usize,
+    /// Of NEXMark, events a second at which latency is measured; 0 leaves it out
+    #[arg(long, default_value_t = 20_000)]
+    rate: u32,
     #[arg(long, value_enum, default_value_t = Format::Table)]
     format: Format,
 }
@@ -55,6 +59,8 @@ enum What {
     Single,
     /// NEXMark's queries, through the log and in memory
     Nexmark,
+    /// Windows over more and more keys, slides and partitions
+    Growth,
     /// Point queries on a view
     Point,
     /// From sending to the live row
@@ -76,6 +82,7 @@ struct Bench {
     queries: Vec<String>,
     through: Option<Through>,
     cores: usize,
+    rate: u32,
 }
 
 /// A server on free ports and a directory of its own.
@@ -92,6 +99,7 @@ impl BenchArgs {
             queries: self.queries,
             through: self.through,
             cores: self.cores,
+            rate: self.rate,
         };
         let what = match self.what.is_empty() {
             true => What::value_variants().to_vec(),
@@ -124,6 +132,7 @@ impl Bench {
             What::Ingest => ingest::batched(self).await,
             What::Single => ingest::single(self).await,
             What::Nexmark => queries::nexmark(self).await,
+            What::Growth => growth::growth(self).await,
             What::Point => ask::point(self).await,
             What::Latency => ask::latency(self).await,
             What::Restart => restart::restart(self).await,

@@ -4,21 +4,26 @@ use std::time::Duration;
 
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{CellAlignment, Table};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 /// One line of a report: what was measured, and its figures in the order of the report's columns.
 #[derive(Clone, Debug)]
 pub struct Measured {
-    pub name: String,
-    pub figures: Vec<(&'static str, f64)>,
+    /// What tells this line from others.
+    labels: Vec<(&'static str, String)>,
+    figures: Vec<(&'static str, f64)>,
     /// What there is to say instead of figures.
-    pub note: Option<String>,
+    note: Option<String>,
 }
 
 impl Measured {
     pub fn new(name: impl Into<String>) -> Self {
+        Self::of([("measured", name.into())])
+    }
+
+    pub fn of(labels: impl Into<Vec<(&'static str, String)>>) -> Self {
         Self {
-            name: name.into(),
+            labels: labels.into(),
             figures: Vec::new(),
             note: None,
         }
@@ -41,43 +46,58 @@ impl Measured {
 
 /// A table with a line for each measurement; figures that a line lacks stay empty.
 pub fn table(measured: &[Measured]) -> String {
-    let mut names: Vec<&str> = Vec::new();
-    for (name, _) in measured.iter().flat_map(|line| &line.figures) {
-        if !names.contains(name) {
-            names.push(name);
-        }
-    }
+    let labels = names(measured.iter().flat_map(|line| &line.labels));
+    let figures = names(measured.iter().flat_map(|line| &line.figures));
     let mut table = Table::new();
     table.load_preset(UTF8_FULL_CONDENSED);
-    table.set_header(std::iter::once("measured").chain(names.iter().copied()));
+    let header = labels.iter().chain(&figures);
+    table.set_header(header.map(|name| name.replace('_', " ").replace(" per ", "/")));
     for line in measured {
-        let figures = names.iter().map(|name| {
-            let found = line.figures.iter().find(|(figure, _)| figure == name);
-            found.map(|(_, value)| for_people(*value)).unwrap_or_default()
-        });
+        let told = labels.iter().map(|name| cell(&line.labels, name, String::clone));
+        let found = figures
+            .iter()
+            .map(|name| cell(&line.figures, name, |value| for_people(*value)));
         let note = line.note.iter().cloned();
-        table.add_row(std::iter::once(line.name.clone()).chain(figures).chain(note));
+        table.add_row(told.chain(found).chain(note));
     }
-    for column in table.column_iter_mut().skip(1) {
+    for column in table.column_iter_mut().skip(labels.len()) {
         column.set_cell_alignment(CellAlignment::Right);
     }
     table.to_string()
 }
 
+/// In the order in which they come first.
+fn names<'a, T: 'a>(named: impl Iterator<Item = &'a (&'static str, T)>) -> Vec<&'static str> {
+    let mut names = Vec::new();
+    for (name, _) in named {
+        if !names.contains(name) {
+            names.push(name);
+        }
+    }
+    names
+}
+
+fn cell<T>(named: &[(&str, T)], wanted: &str, shown: impl Fn(&T) -> String) -> String {
+    let found = named.iter().find(|(name, _)| *name == wanted);
+    found.map(|(_, value)| shown(value)).unwrap_or_default()
+}
+
 /// An array of objects.
 pub fn json(measured: &[Measured]) -> String {
     let lines = measured.iter().map(|line| {
-        let mut object = Map::new();
-        object.insert("measured".to_owned(), Value::from(line.name.clone()));
-        object.extend(
-            line.figures
-                .iter()
-                .map(|(name, value)| ((*name).to_owned(), Value::from(*value))),
-        );
-        if let Some(note) = &line.note {
-            object.insert("note".to_owned(), Value::from(note.clone()));
-        }
-        Value::Object(object)
+        let labels = line
+            .labels
+            .iter()
+            .map(|(name, text)| ((*name).to_owned(), Value::from(text.clone())));
+        let figures = line
+            .figures
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), Value::from(*value)));
+        let note = line
+            .note
+            .iter()
+            .map(|note| ("note".to_owned(), Value::from(note.clone())));
+        Value::Object(labels.chain(figures).chain(note).collect())
     });
     Value::Array(lines.collect()).to_string()
 }

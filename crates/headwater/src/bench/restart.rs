@@ -61,8 +61,8 @@ pub async fn restart(bench: &Bench) -> BenchResult {
         Measured::new("kill -9 to ready")
             .figure("seconds", took.as_secs_f64())
             .figure("events", bench.events as f64)
-            .figure("data MB", bytes as f64 / 1e6)
-            .figure("reading the data, seconds", read.as_secs_f64()),
+            .figure("data_mb", bytes as f64 / 1e6)
+            .figure("reading_seconds", read.as_secs_f64()),
     ])
 }
 

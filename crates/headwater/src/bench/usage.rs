@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// The kernel counts in hundredths of a second (`USER_HZ`), on every architecture.
-const TICK: Duration = Duration::from_millis(10);
+pub const TICK: Duration = Duration::from_millis(10);
 
 /// CPU time of all threads, user and system.
 pub fn cpu() -> Duration {
@@ -26,8 +26,17 @@ pub fn forget_memory_max() {
 
 /// The most memory that the process held, in bytes.
 pub fn memory_max() -> f64 {
+    status("VmHWM:")
+}
+
+/// The memory that the process holds, in bytes.
+pub fn memory() -> f64 {
+    status("VmRSS:")
+}
+
+fn status(name: &str) -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
     let kib = line.and_then(|line| line.trim().trim_end_matches("kB").trim().parse::<f64>().ok());
     kib.unwrap_or(f64::NAN) * 1024.0
 }
