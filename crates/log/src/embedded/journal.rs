@@ -21,7 +21,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
-use std::io::{BufReader, ErrorKind, Read, Seek, SeekFrom};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use xxhash_rust::xxh3::Xxh3;
@@ -40,6 +40,8 @@ const TRAILER: &[u8] = b"FJL\x03";
 const BOUNDARY: &[u8] = b"FJL\x03\x01";
 
 const SECTOR_BYTES: usize = 512;
+
+const READ_BYTES: usize = 1 << 20;
 
 /// What is behind the last batch that could be read.
 #[derive(Debug, PartialEq, Eq)]
@@ -139,7 +141,7 @@ fn journals(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
 }
 
 fn inspect(path: &Path) -> std::io::Result<(u64, Rest)> {
-    let mut reader = BufReader::with_capacity(1 << 16, File::open(path)?);
+    let mut reader = BufReader::with_capacity(READ_BYTES, File::open(path)?);
     let mut good_bytes = 0;
     loop {
         match read_batch(&mut reader) {
@@ -181,7 +183,7 @@ fn is_boundary(window: &[u8]) -> bool {
 }
 
 /// The length of the batch that begins here, or `None` where there is no whole batch.
-fn read_batch(reader: &mut impl Read) -> std::io::Result<Option<u64>> {
+fn read_batch(reader: &mut impl BufRead) -> std::io::Result<Option<u64>> {
     let mut start = [0; 13];
     reader.read_exact(&mut start)?;
     if start[0] != TAG_START {
@@ -201,7 +203,7 @@ fn read_batch(reader: &mut impl Read) -> std::io::Result<Option<u64>> {
     Ok(whole.then_some(bytes + end.len() as u64))
 }
 
-fn read_item(reader: &mut impl Read, checksum: &mut Xxh3) -> std::io::Result<Option<u64>> {
+fn read_item(reader: &mut impl BufRead, checksum: &mut Xxh3) -> std::io::Result<Option<u64>> {
     let mut head = [0; 21];
     reader.read_exact(&mut head[..9])?;
     if head[0] == TAG_CLEAR {
@@ -215,13 +217,16 @@ fn read_item(reader: &mut impl Read, checksum: &mut Xxh3) -> std::io::Result<Opt
     reader.read_exact(&mut head[9..])?;
     checksum.update(&head);
     let stored_bytes = little_endian(&head[11..13]) + little_endian(&head[17..21]);
-    let mut left = stored_bytes;
-    let mut buffer = [0; 8192];
+    let mut left = usize::try_from(stored_bytes).unwrap_or(usize::MAX);
     while left > 0 {
-        let part = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-        reader.read_exact(&mut buffer[..part])?;
-        checksum.update(&buffer[..part]);
-        left -= part as u64;
+        let read = reader.fill_buf()?;
+        if read.is_empty() {
+            return Err(ErrorKind::UnexpectedEof.into());
+        }
+        let taken = read.len().min(left);
+        checksum.update(&read[..taken]);
+        reader.consume(taken);
+        left -= taken;
     }
     Ok(Some(head.len() as u64 + stored_bytes))
 }

@@ -15,11 +15,17 @@ use crate::embedded::options::EmbeddedOptions;
 use crate::embedded::topics::Stored;
 use crate::error::{Error, Result};
 
-/// The journals may grow to this, or to some write buffers, whichever is more.
-const JOURNAL_BYTES_MIN: u64 = 256 << 20;
+/// The journals may grow to this, or to some memtables, whichever is more. A restart reads them entry by entry, at
+/// half a million a second.
+const JOURNAL_BYTES_MIN: u64 = 64 << 20;
+const JOURNAL_MEMTABLES: u64 = 2;
+
+/// Of several workers of the store, one looks for memtables to flush all the time while another compacts, and takes a
+/// core for that.
+const WORKERS: usize = 1;
 
 /// More than this makes a restart slower, and writing hardly faster.
-const MEMTABLES_BYTES_MAX: u64 = 128 << 20;
+const MEMTABLES_BYTES_MAX: u64 = 64 << 20;
 const MEMTABLES_BYTES_MIN: u64 = 64 << 10;
 
 /// Memtables are looked at so often while they fill up.
@@ -65,35 +71,35 @@ impl Store {
             .manual_journal_persist(true)
             // Batches are compressed already, by column.
             .journal_compression(CompressionType::None)
-            .max_journaling_size(JOURNAL_BYTES_MIN.max(memtables_bytes(options.write_buffer_bytes) * 4))
+            .worker_threads(WORKERS)
+            .max_journaling_size(JOURNAL_BYTES_MIN.max(memtables_bytes(options.write_buffer_bytes) * JOURNAL_MEMTABLES))
             .open()?;
-        let memtable_bytes = memtable_bytes(memtables_bytes(options.write_buffer_bytes));
-        let meta = database.keyspace(layout::META, || small_values(memtable_bytes))?;
+        let memtables_bytes = memtables_bytes(options.write_buffer_bytes);
+        let meta = database.keyspace(layout::META, || small_values(memtables_bytes))?;
         Ok(Self {
             database,
             meta,
             folder: folder.to_owned(),
-            memtables_bytes: memtables_bytes(options.write_buffer_bytes),
+            memtables_bytes,
             memtables: Mutex::default(),
         })
     }
 
     pub fn topic_keyspaces(&self, number: u64) -> Result<Stored> {
-        let memtable_bytes = memtable_bytes(self.memtables_bytes);
+        let memtables_bytes = self.memtables_bytes;
         let batches = || {
-            small_values(memtable_bytes)
+            small_values(memtables_bytes)
                 .data_block_size_policy(BlockSizePolicy::all(BATCH_BLOCK_BYTES))
                 .data_block_compression_policy(CompressionPolicy::disabled())
         };
         Ok(Stored {
             batches: self.keyspace(&format!("t{number}"), batches)?,
-            index: self.keyspace(&format!("i{number}"), || small_values(memtable_bytes))?,
+            index: self.keyspace(&format!("i{number}"), || small_values(memtables_bytes))?,
         })
     }
 
     pub fn table_keyspace(&self, number: u64) -> Result<Keyspace> {
-        let memtable_bytes = memtable_bytes(self.memtables_bytes);
-        self.keyspace(&format!("s{number}"), || small_values(memtable_bytes))
+        self.keyspace(&format!("s{number}"), || small_values(self.memtables_bytes))
     }
 
     fn keyspace(&self, name: &str, options: impl FnOnce() -> KeyspaceCreateOptions) -> Result<Keyspace> {
@@ -211,11 +217,6 @@ pub(super) fn is_damage(error: &fjall::LsmError) -> bool {
 
 fn memtables_bytes(write_buffer_bytes: u64) -> u64 {
     (write_buffer_bytes * 100 / MEMTABLE_PERCENT / 3).clamp(MEMTABLES_BYTES_MIN, MEMTABLES_BYTES_MAX)
-}
-
-/// One memtable may take nearly all, and less where there is much.
-fn memtable_bytes(memtables_bytes: u64) -> u64 {
-    memtables_bytes.min(64 << 20)
 }
 
 fn small_values(memtable_bytes: u64) -> KeyspaceCreateOptions {
