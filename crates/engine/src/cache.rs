@@ -7,6 +7,8 @@
 //! Keys and values are copied into chunks of bytes: an entry is no allocation of its own, and keeps
 //! nothing else in memory.
 //!
+//! As long as nothing has gone from the cache of a table that was empty, what it doesn't have isn't there.
+//!
 //! All caches of an engine share one [`headwater_event::room::Room`].
 
 use std::hash::BuildHasher;
@@ -22,6 +24,7 @@ pub struct Cache {
     young: Generation,
     old: Generation,
     share: Share,
+    is_complete: bool,
 }
 
 #[derive(Default)]
@@ -40,13 +43,20 @@ struct Entry {
 }
 
 impl Cache {
-    pub fn new(share: Share) -> Self {
+    /// `is_complete` says that there is nothing to be cached yet.
+    pub fn new(share: Share, is_complete: bool) -> Self {
         Self {
             hasher: DefaultHashBuilder::default(),
             young: Generation::default(),
             old: Generation::default(),
             share,
+            is_complete,
         }
+    }
+
+    /// Whether everything that was ever put here and not removed is here.
+    pub fn is_complete(&self) -> bool {
+        self.is_complete
     }
 
     pub fn get(&mut self, key: &[u8]) -> Option<&[u8]> {
@@ -67,6 +77,7 @@ impl Cache {
 
     pub fn put(&mut self, key: &[u8], value: &[u8]) {
         if self.young.bytes() > self.share.bytes_max() / 2 {
+            self.is_complete &= self.old.entries.is_empty();
             self.old = std::mem::take(&mut self.young);
         }
         let hash = self.hasher.hash_one(key);
@@ -160,7 +171,7 @@ mod tests {
     #[test]
     fn what_is_used_stays() {
         let room = Room::new(4_000);
-        let mut cache = Cache::new(room.share());
+        let mut cache = Cache::new(room.share(), true);
         cache.put(b"hot", b"1");
         for key in 0..1000 {
             assert!(cache.get(b"hot").is_some(), "lost at {key}");
@@ -168,26 +179,28 @@ mod tests {
         }
         assert!(cache.young.bytes() + cache.old.bytes() < 5_000);
         assert!(cache.get(b"cold 0").is_none());
+        assert!(!cache.is_complete());
         assert!(cache.get(b"cold 999").is_some());
     }
 
     #[test]
     fn the_last_value_counts() {
         let room = Room::new(400);
-        let mut cache = Cache::new(room.share());
+        let mut cache = Cache::new(room.share(), true);
         for value in ["1", "2", "three", "4", "", "6"] {
             cache.put(b"key", value.as_bytes());
             cache.put(b"other", value.as_bytes());
             assert_eq!(cache.get(b"key"), Some(value.as_bytes()));
             cache.remove(b"other");
             assert_eq!(cache.get(b"other"), None);
+            assert!(cache.is_complete());
         }
     }
 
     #[test]
     fn long_entries_find_their_place() {
         let room = Room::new(1 << 20);
-        let mut cache = Cache::new(room.share());
+        let mut cache = Cache::new(room.share(), true);
         for length in [1, CHUNK_BYTES - 1, 3 * CHUNK_BYTES, 10] {
             cache.put(format!("{length}").as_bytes(), &vec![length as u8; length]);
         }

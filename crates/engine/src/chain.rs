@@ -7,10 +7,10 @@ use headwater_event::clock::Micros;
 use headwater_event::room::Room;
 use headwater_log::{Log, StateTable, StateWrite};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::operators::salvage::by_rows;
 use crate::operators::{Operator, Rejected, Saved, StateChanges, build, has_state, output_schema};
-use crate::plan::Stage;
+use crate::plan::{self, Output, Stage};
 
 pub struct Chain {
     partition: u32,
@@ -35,6 +35,20 @@ pub fn operator_table(pipeline: &str, stage: usize, operator: usize) -> Arc<str>
     format!("{pipeline}.{stage}.{operator}").into()
 }
 
+/// The table of the view that the stage fills, if its rows are the operator's state.
+fn rows_that_keep(plan: &plan::Operator, output: &Output) -> Result<Option<Arc<str>>> {
+    let plan::Operator::ChangelogAggregate(plan::ChangelogAggregate {
+        kept_in_view: Some(_), ..
+    }) = plan
+    else {
+        return Ok(None);
+    };
+    match output {
+        Output::View { table, .. } => Ok(Some(Arc::clone(table))),
+        Output::Topic { .. } => Err(Error::Plan("there is no view to keep an aggregate in".to_owned())),
+    }
+}
+
 impl Chain {
     /// Makes the operators of a stage and gives each the state of its last commit.
     pub async fn open(
@@ -52,7 +66,10 @@ impl Chain {
             let mut operator = build(plan, &schema)?;
             let mut state = None;
             if has_state(plan) {
-                let name = operator_table(pipeline, number, place);
+                let kept_elsewhere = rows_that_keep(plan, &stage.output)?;
+                let name = kept_elsewhere
+                    .clone()
+                    .unwrap_or_else(|| operator_table(pipeline, number, place));
                 let table = log.state(&name).await?;
                 operator.restore(&Saved {
                     table: Arc::clone(&table),
@@ -60,7 +77,7 @@ impl Chain {
                     watermark,
                     caches: caches.clone(),
                 })?;
-                state = Some((name, table));
+                state = kept_elsewhere.is_none().then_some((name, table));
             }
             schema = output_schema(plan, &schema);
             watermark = watermark.map(|watermark| watermark.saturating_sub(operator.delay()));

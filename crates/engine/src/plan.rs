@@ -194,6 +194,10 @@ pub struct ChangelogAggregate {
     pub aggregates: Vec<Aggregate>,
     /// Where rows may go again.
     pub retraction: Option<Retraction>,
+    /// The rows of the view that the stage fills say all that there is to know of a group, so nothing is kept beside
+    /// them: the view's key is the groups, and its other columns, in their order, are the results of these
+    /// aggregates, each of whose states is its result.
+    pub kept_in_view: Option<Vec<usize>>,
     pub schema: SchemaRef,
 }
 
@@ -366,6 +370,8 @@ pub struct Aggregate {
     pub filter: Option<Arc<dyn PhysicalExpr>>,
     pub state_fields: Vec<FieldRef>,
     pub result_field: FieldRef,
+    /// What it knows of a group is its result, and nothing else: a count, a sum, a minimum.
+    pub state_is_result: bool,
     pub accumulator: Arc<dyn Fn() -> Result<Box<dyn GroupsAccumulator>> + Send + Sync>,
 }
 

@@ -171,6 +171,10 @@ fn operator(operator: &Operator) -> String {
         Operator::ChangelogAggregate(aggregate) if aggregate.groups == 0 => {
             format!("aggregate for ever: {}; keeps one state", names(&aggregate.aggregates))
         }
+        Operator::ChangelogAggregate(aggregate) if aggregate.kept_in_view.is_some() => format!(
+            "aggregate for ever: {}; the view's rows are its state",
+            names(&aggregate.aggregates)
+        ),
         Operator::ChangelogAggregate(aggregate) => {
             format!(
                 "aggregate for ever: {}; keeps one state for each group",

@@ -2,7 +2,8 @@
 //!
 //! State lives in the store, with a bounded cache in front: key `partition u32 BE | row-encoded
 //! group`, value the row-encoded states of all aggregates. An epoch reads the groups that it
-//! touched at once, and writes each once.
+//! touched at once, and writes each once. Where the view that is filled has all of it in its rows (see
+//! [`plan::ChangelogAggregate::kept_in_view`]), those are what is read, and nothing is written here.
 //!
 //! A group whose states can't be put together, because a sum overflows for instance, keeps what it
 //! had; what came for it in this epoch is left out.
@@ -58,6 +59,10 @@ impl ChangelogAggregate {
     pub fn new(plan: plan::ChangelogAggregate, input: &SchemaRef) -> Result<Self> {
         let types: Vec<DataType> = input.fields().iter().map(|field| field.data_type().clone()).collect();
         let (group_types, state_types) = types.split_at(plan.groups);
+        let kept_types = match &plan.kept_in_view {
+            Some(aggregates) => aggregates.iter().map(|&at| state_types[at].clone()).collect(),
+            None => state_types.to_vec(),
+        };
         let aggregates: Arc<[Aggregate]> = plan.aggregates.as_slice().into();
         Ok(Self {
             epoch: Accumulation::new(group_types, &aggregates)?,
@@ -66,7 +71,7 @@ impl ChangelogAggregate {
             has_failed: false,
             rejected: Vec::new(),
             keys: converter(group_types)?,
-            states: converter(state_types)?,
+            states: converter(&kept_types)?,
             partition: 0,
             table: None,
             cache: None,
@@ -95,8 +100,9 @@ impl ChangelogAggregate {
             .map(|end| Some(found.slice(std::mem::replace(&mut start, end)..end)))
             .collect();
         let wanted: Vec<Bytes> = missing.iter().map(|&place| keys[place].clone()).collect();
+        let is_complete = self.cache.as_ref().is_none_or(Cache::is_complete);
         let values = match &self.table {
-            Some(table) if !wanted.is_empty() => table.get_many(&wanted)?,
+            Some(table) if !is_complete && !wanted.is_empty() => table.get_many(&wanted)?,
             _ => vec![None; wanted.len()],
         };
         for (place, value) in missing.into_iter().zip(values) {
@@ -107,9 +113,40 @@ impl ChangelogAggregate {
 
     fn decode(&self, states: &[Bytes]) -> Result<Vec<ArrayRef>> {
         let parser = self.states.parser();
-        Ok(self
+        let kept = self
             .states
-            .convert_rows(states.iter().map(|state| parser.parse(state)))?)
+            .convert_rows(states.iter().map(|state| parser.parse(state)))?;
+        let Some(places) = &self.plan.kept_in_view else {
+            return Ok(kept);
+        };
+        let of_aggregate = |aggregate| places.iter().position(|&place| place == aggregate);
+        let states =
+            (0..self.aggregates.len()).map(|aggregate| of_aggregate(aggregate).map(|at| Arc::clone(&kept[at])));
+        let states: Option<_> = states.collect();
+        states.ok_or_else(|| Error::Plan("the view lacks an aggregate that is to be kept in it".to_owned()))
+    }
+
+    /// States as they are kept.
+    fn encode(&self, states: &[ArrayRef], count: usize) -> Result<Vec<Bytes>> {
+        Ok(match &self.plan.kept_in_view {
+            Some(places) => {
+                let kept: Vec<_> = places.iter().map(|&place| Arc::clone(&states[place])).collect();
+                encode_rows(&self.states, &kept, count, &[])?
+            }
+            None => encode_rows(&self.states, states, count, &[])?,
+        })
+    }
+
+    /// The groups' keys in the table.
+    fn encode_keys(&self, groups: &[ArrayRef], count: usize) -> Result<Vec<Bytes>> {
+        let partition = self.partition.to_be_bytes();
+        // A group is in one partition only, and a view's rows don't say in which.
+        let prefix = if self.plan.kept_in_view.is_some() {
+            &[][..]
+        } else {
+            &partition
+        };
+        Ok(encode_rows(&self.keys, groups, count, prefix)?)
     }
 
     fn accumulators(&self) -> Result<Accumulators> {
@@ -145,7 +182,7 @@ impl ChangelogAggregate {
     /// What the states that have arrived for `count` groups do to them. Changes nothing itself.
     fn settle(&mut self, arrived: Vec<ArrayRef>, count: usize) -> Result<Settled> {
         let (groups, arrived) = arrived.split_at(self.plan.groups);
-        let keys = encode_rows(&self.keys, groups, count, &self.partition.to_be_bytes())?;
+        let keys = self.encode_keys(groups, count)?;
 
         // Accumulators want a group to come first with a row of its own. So the known ones take
         // the first places, and bring their former states along.
@@ -193,7 +230,7 @@ impl ChangelogAggregate {
         let is_gone = |place: usize| rows.as_ref().is_some_and(|rows| rows[place] == 0);
         let (before, after) = (self.visible(before)?, self.visible(after)?);
         let changes = difference(&groups, &before, &before_of, &after, is_gone)?;
-        let values = encode_rows(&self.states, &states, count, &[])?;
+        let values = self.encode(&states, count)?;
         let entries = keys.into_iter().zip(values).enumerate();
         let entries = entries.map(|(place, (key, value))| (key, (!is_gone(place)).then_some(value)));
         Ok(Settled {
@@ -229,7 +266,9 @@ impl ChangelogAggregate {
                 (Some(cache), None) => cache.remove(&key),
                 (None, _) => {}
             }
-            self.written.push((key, value));
+            if self.plan.kept_in_view.is_none() {
+                self.written.push((key, value));
+            }
         }
         if settled.changes.num_rows() > 0 {
             out.push(settled.changes);
@@ -281,7 +320,17 @@ impl Operator for ChangelogAggregate {
 
     fn restore(&mut self, saved: &Saved) -> Result<()> {
         self.partition = saved.partition;
-        self.cache = Some(Cache::new(saved.caches.share()));
+        let is_empty = match self.plan.kept_in_view {
+            // Other partitions' rows are among them.
+            Some(_) => saved.table.scan(&[]).next().transpose()?.is_none(),
+            None => saved
+                .table
+                .scan(&saved.partition.to_be_bytes())
+                .next()
+                .transpose()?
+                .is_none(),
+        };
+        self.cache = Some(Cache::new(saved.caches.share(), is_empty));
         self.table = Some(Arc::clone(&saved.table));
         Ok(())
     }

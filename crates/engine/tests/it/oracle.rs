@@ -378,6 +378,7 @@ pub fn grouped(columns: &[&str]) -> (PartialAggregate, Operator, Output) {
         groups: columns.len(),
         aggregates: aggregates(),
         retraction: None,
+        kept_in_view: None,
         schema: results_schema(fields(), true),
     };
     let view = to_view(&whole.schema, ViewKey::Columns((0..columns.len()).collect()));

@@ -95,6 +95,7 @@ fn aggregate(
         filter: filter.map(|filter| physical(filter, &schema())),
         state_fields: built.state_fields().unwrap(),
         result_field: built.field(),
+        state_is_result: false,
         accumulator: Arc::new(move || {
             if built.groups_accumulator_supported() {
                 return built.create_groups_accumulator();

@@ -86,6 +86,7 @@ pub fn touchy() -> Aggregate {
         filter: None,
         state_fields: vec![Arc::new(Field::new("sum", DataType::Int64, true))],
         result_field: Arc::new(Field::new("sum", DataType::Int64, true)),
+        state_is_result: true,
         accumulator: Arc::new(|| Ok(Box::<Touchy>::default())),
     }
 }
@@ -123,6 +124,7 @@ pub fn pipeline_of(aggregate: Aggregate, window: Option<Window>, emit_changes: b
                 groups: 1,
                 aggregates,
                 retraction: None,
+                kept_in_view: None,
                 schema: schema.clone(),
             };
             (Operator::ChangelogAggregate(whole), schema, vec![0])

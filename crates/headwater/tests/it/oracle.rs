@@ -81,6 +81,12 @@ const QUERIES: &[Query] = &[
          FROM events WHERE key <> 'b' GROUP BY other HAVING count(*) > 2 AND sum(n) % 2 = 0",
     ),
     view("different", "SELECT DISTINCT key, flag FROM events"),
+    // Its rows are the aggregate's state, in another order.
+    view(
+        "turned",
+        "SELECT n, other, first, ns, key, most
+         FROM (SELECT key, other, max(x) AS most, count(n) AS ns, min(at) AS first, sum(n) AS n FROM events GROUP BY key, other) AS pairs",
+    ),
     view(
         "total",
         "SELECT count(*) AS events, sum(n) AS n, min(at) AS first, max(key) AS key, avg(x) AS x FROM events",

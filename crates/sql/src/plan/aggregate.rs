@@ -37,6 +37,11 @@ enum Group {
     OfWindow(Expr),
 }
 
+/// Functions that know of a group what they say of it.
+const STATE_IS_RESULT: [&str; 9] = [
+    "count", "sum", "min", "max", "bool_and", "bool_or", "bit_and", "bit_or", "bit_xor",
+];
+
 impl Stages<'_> {
     pub fn aggregate(&mut self, aggregate: &logical_expr::Aggregate) -> Result<Branch> {
         let expressions = aggregate
@@ -91,6 +96,7 @@ impl Stages<'_> {
                 groups: group_columns.len(),
                 aggregates,
                 retraction,
+                kept_in_view: None,
                 schema: changelog_schema(columns.as_arrow()),
             }));
         self.grouped(&mut branch, stays, group_columns.len(), columns);
@@ -340,6 +346,7 @@ impl Stages<'_> {
             filter: lowered.filter,
             state_fields: function.state_fields().map_err(|error| self.error(&error))?,
             result_field: function.field(),
+            state_is_result: !function.is_distinct() && STATE_IS_RESULT.contains(&function.fun().name()),
             accumulator: Arc::new(move || {
                 if function.groups_accumulator_supported() {
                     return function.create_groups_accumulator();

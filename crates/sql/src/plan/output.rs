@@ -1,7 +1,8 @@
 //! Where the rows of a continuous query go, and what names a row of a view.
 
+use datafusion::physical_expr::expressions::Column;
 use headwater_catalog::definition::{Definition, Stream};
-use headwater_engine::plan::{Output, ViewKey};
+use headwater_engine::plan::{Operator, Output, ViewKey};
 
 use crate::error::{Result, SqlError};
 use crate::plan::branch::Key;
@@ -38,11 +39,61 @@ pub fn to_view(flow: &mut Flow, definition: &Definition) -> Output {
     if key == ViewKey::Copies {
         flow.number_copies();
     }
+    if let ViewKey::Columns(key) = &key {
+        keep_in_view(flow, key);
+    }
     Output::View {
         table: definition.rows_table().into(),
         topic: definition.topic().into(),
         key,
         schema: flow.stored_schema(),
+    }
+}
+
+/// Where the view has everything in its rows that an aggregate knows of its groups, it keeps nothing beside them.
+fn keep_in_view(flow: &mut Flow, key: &[usize]) {
+    let schema = flow.stored_schema();
+    let operators = flow.last_operators();
+    // The view's columns, by their places among what the operators from there on are given.
+    let mut from: Vec<usize> = (0..schema.fields().len()).collect();
+    let mut last = operators.len();
+    while let Some(Operator::Project(project)) = last.checked_sub(1).map(|at| &operators[at]) {
+        let columns = from.iter().map(|&at| {
+            let column = project.expressions[at].downcast_ref::<Column>()?;
+            Some(column.index())
+        });
+        let Some(columns) = columns.collect() else { return };
+        from = columns;
+        last -= 1;
+    }
+    let Some(Operator::ChangelogAggregate(aggregate)) = last.checked_sub(1).map(|at| &mut operators[at]) else {
+        return;
+    };
+    let groups = aggregate.groups;
+    let is_named_by_groups = groups > 0 && key.iter().map(|&at| from[at]).eq(0..groups);
+    let rest = (0..from.len()).filter(|at| !key.contains(at));
+    let results: Option<Vec<usize>> = rest
+        .clone()
+        .map(|at| {
+            from[at]
+                .checked_sub(groups)
+                .filter(|&at| at < aggregate.aggregates.len())
+        })
+        .collect();
+    let Some(results) = results.filter(|_| is_named_by_groups && aggregate.retraction.is_none()) else {
+        return;
+    };
+    let has_state = |(at, &result): (usize, &usize)| match &*aggregate.aggregates[result].state_fields {
+        [state] => aggregate.aggregates[result].state_is_result && state.data_type() == schema.field(at).data_type(),
+        _ => false,
+    };
+    let types_fit = key
+        .iter()
+        .zip(0..groups)
+        .all(|(&at, group)| aggregate.schema.field(group).data_type() == schema.field(at).data_type());
+    let is_all_there = (0..aggregate.aggregates.len()).all(|at| results.contains(&at));
+    if types_fit && is_all_there && rest.zip(&results).all(has_state) {
+        aggregate.kept_in_view = Some(results);
     }
 }
 

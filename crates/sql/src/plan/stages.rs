@@ -408,6 +408,11 @@ impl Flow {
         ))
     }
 
+    /// What the last stage does, for where its rows go.
+    pub fn last_operators(&mut self) -> &mut [Operator] {
+        &mut self.last.operators
+    }
+
     /// Numbers equal rows, in a column behind the others.
     pub fn number_copies(&mut self) {
         let mut fields: Vec<_> = self.stored_schema().fields().iter().cloned().collect();
