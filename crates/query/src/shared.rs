@@ -80,9 +80,13 @@ pub struct Shared {
     pub options: QueryOptions,
     pub views: Arc<Views>,
     /// What every session begins with.
-    state: SessionState,
+    state: MadeBy<SessionState>,
     live: Arc<Semaphore>,
 }
+
+/// A value behind a function that copies it. Futures that hold one can be sent for all that the compiler has to look at:
+/// through the many types in DataFusion's and its parser's values it looks for seconds, for every future anew.
+pub(crate) type MadeBy<T> = Box<dyn Fn() -> T + Send + Sync>;
 
 impl Default for QueryOptions {
     fn default() -> Self {
@@ -108,8 +112,9 @@ impl Shared {
     pub fn new(parts: Parts, options: QueryOptions) -> datafusion::common::Result<Arc<Self>> {
         let views = Arc::new(Views::new(Arc::clone(&parts.log)));
         let databases = databases(Arc::clone(&parts.catalog), Arc::clone(&parts.log), Arc::clone(&views))?;
+        let state = state(&parts, databases, runtime(&options)?);
         Ok(Arc::new(Self {
-            state: state(&parts, databases, runtime(&options)?),
+            state: Box::new(move || state.clone()),
             views,
             live: Arc::new(Semaphore::new(options.live_max)),
             parts,
@@ -119,14 +124,14 @@ impl Shared {
 
     /// A context of its own for a session.
     pub(crate) fn context(&self) -> SessionContext {
-        SessionContext::new_with_state(self.state.clone())
+        SessionContext::new_with_state((self.state)())
     }
 
     /// The same with a list of databases of its own, to which more can be added.
     pub(crate) fn context_apart(&self) -> datafusion::common::Result<SessionContext> {
         let Parts { catalog, log, .. } = &self.parts;
         let databases = databases(Arc::clone(catalog), Arc::clone(log), Arc::clone(&self.views))?;
-        let state = SessionStateBuilder::new_from_existing(self.state.clone()).with_catalog_list(databases);
+        let state = SessionStateBuilder::new_from_existing((self.state)()).with_catalog_list(databases);
         Ok(SessionContext::new_with_state(state.build()))
     }
 

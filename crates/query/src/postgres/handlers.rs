@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use datafusion::common::ScalarValue;
 use datafusion::sql::sqlparser::ast;
 use futures::Sink;
+use futures::future::BoxFuture;
 use headwater_sql::statement::{Kind, Statement};
 use pgwire::api::auth::StartupHandler;
 use pgwire::api::auth::noop::NoopStartupHandler;
@@ -212,10 +213,10 @@ impl Statements {
 
     async fn carry_out(&self, prepared: Prepared, values: &[ScalarValue], format: &Format) -> PgWireResult<Response> {
         let session = Session::new(Arc::clone(&self.shared));
-        let answer = match prepared.what {
-            What::Introspection(plan) => self.introspection.rows(plan, values),
-            What::Select(plan) => session.rows(plan, values),
-            What::Insert(plan) => session.append(plan, values).await,
+        let answer = match prepared.what() {
+            What::Introspection(plan) => self.introspection.rows(plan.clone(), values),
+            What::Select(plan) => session.rows(plan.clone(), values),
+            What::Insert(plan) => session.append(plan.clone(), values).await,
             What::Statement(
                 Statement {
                     kind: Kind::Other(other),
@@ -223,12 +224,52 @@ impl Statements {
                 },
                 _,
             ) => {
-                return settings::answer(&other, format);
+                return settings::answer(other, format);
             }
-            What::Statement(statement, _) => session.run(&[statement], &[]).await.and_then(only),
+            What::Statement(statement, _) => {
+                let answers = session.run(std::slice::from_ref(statement), &[]).await;
+                answers.and_then(only)
+            }
         };
         let answer = answer.map_err(|error| told(&error, &prepared.sql))?;
         response(answer, format, &prepared.sql)
+    }
+
+    // Futures that hold SQL as it was parsed are boxed here, in functions that are no futures themselves: there the
+    // compiler knows already that its many types can be sent, and elsewhere proves it anew, for seconds each time.
+
+    fn simple_boxed<'a>(
+        &'a self,
+        sql: &'a Arc<str>,
+        connection: &'a Connection<'_>,
+    ) -> BoxFuture<'a, PgWireResult<Vec<Response>>> {
+        Box::pin(self.simple(sql, connection))
+    }
+
+    fn prepared_boxed<'a>(&'a self, portal: &'a Portal<Prepared>) -> BoxFuture<'a, PgWireResult<Response>> {
+        Box::pin(self.prepared(portal))
+    }
+
+    fn live_boxed<'a>(&'a self, sql: &'a Arc<str>) -> BoxFuture<'a, PgWireResult<Option<(Fields, Rows)>>> {
+        Box::pin(self.live(sql))
+    }
+
+    fn changes_boxed<'a>(
+        &'a self,
+        prepared: &'a Prepared,
+        format: &'a Format,
+    ) -> BoxFuture<'a, PgWireResult<Option<(Fields, Rows)>>> {
+        Box::pin(self.prepared_changes(prepared, format))
+    }
+
+    /// The rows of what was prepared, if it is a live query.
+    async fn prepared_changes(&self, prepared: &Prepared, format: &Format) -> PgWireResult<Option<(Fields, Rows)>> {
+        match prepared.what() {
+            What::Statement(statement, _) if is_live(statement) => {
+                self.changes(statement, format, &prepared.sql).await.map(Some)
+            }
+            _ => Ok(None),
+        }
     }
 
     /// The rows of the text, if it is a live query.
@@ -266,7 +307,7 @@ impl SimpleQueryHandler for Statements {
         PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
     {
         let sql: Arc<str> = Arc::from(query.query.as_str());
-        let Some((fields, rows)) = self.live(&sql).await? else {
+        let Some((fields, rows)) = self.live_boxed(&sql).await? else {
             return self._on_query(client, query).await;
         };
         client.set_state(PgWireConnectionState::QueryInProgress);
@@ -291,7 +332,7 @@ impl SimpleQueryHandler for Statements {
             there
         };
         let connection = Connection { named, forget: &forget };
-        self.simple(&Arc::from(query), &connection).await
+        self.simple_boxed(&Arc::from(query), &connection).await
     }
 }
 
@@ -317,13 +358,10 @@ impl ExtendedQueryHandler for Statements {
             _ => return self._on_execute(client, message).await,
         };
         let prepared = &portal.statement.statement;
-        let statement = match &prepared.what {
-            What::Statement(statement, _) if is_live(statement) => statement,
-            _ => return self._on_execute(client, message).await,
+        let changes = self.changes_boxed(prepared, &portal.result_column_format).await?;
+        let Some((fields, rows)) = changes else {
+            return self._on_execute(client, message).await;
         };
-        let (fields, rows) = self
-            .changes(statement, &portal.result_column_format, &prepared.sql)
-            .await?;
         client.set_state(PgWireConnectionState::QueryInProgress);
         *portal.state().lock().await = PortalExecutionState::Finished;
         live::send(client, fields, rows, Arc::clone(&prepared.sql), false).await?;
@@ -338,7 +376,7 @@ impl ExtendedQueryHandler for Statements {
         C::Error: Debug,
         PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
     {
-        self.prepared(portal).await
+        self.prepared_boxed(portal).await
     }
 }
 

@@ -11,7 +11,9 @@ use datafusion::dataframe::DataFrame;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::Statement as PlannedStatement;
+use datafusion::sql::sqlparser::ast::Statement;
 use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
+use datafusion::sql::sqlparser::parser::ParserError;
 use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 use datafusion_pg_catalog::pg_catalog::context::EmptyContextProvider;
 use datafusion_pg_catalog::setup_pg_catalog;
@@ -22,7 +24,7 @@ use crate::error::QueryError;
 use crate::execution;
 use crate::postgres::functions;
 use crate::session::{Answer, bind};
-use crate::shared::Shared;
+use crate::shared::{MadeBy, Shared};
 use crate::tables::catalog::DATABASE;
 
 /// Words that only questions about the server have.
@@ -42,9 +44,11 @@ const WORDS: [&str; 10] = [
 /// The context that answers such questions; made when the first comes.
 pub struct Introspection {
     shared: Arc<Shared>,
-    context: OnceLock<Result<SessionContext, String>>,
-    parser: OnceLock<PostgresCompatibilityParser>,
+    context: OnceLock<Result<MadeBy<SessionContext>, String>>,
+    parse: OnceLock<Parse>,
 }
+
+type Parse = Box<dyn Fn(&str) -> Result<Vec<Statement>, ParserError> + Send + Sync>;
 
 /// Whether the text asks about the server itself.
 pub fn asks_about_the_server(sql: &str) -> bool {
@@ -64,16 +68,18 @@ impl Introspection {
         Self {
             shared,
             context: OnceLock::new(),
-            parser: OnceLock::new(),
+            parse: OnceLock::new(),
         }
     }
 
     /// The plans of a text's statements.
     pub async fn plan(&self, sql: &str) -> Result<Vec<LogicalPlan>, QueryError> {
-        let parser = self.parser.get_or_init(PostgresCompatibilityParser::new);
-        let mut statements = parser
-            .parse(sql)
-            .map_err(|error| QueryError::from(datafusion::common::DataFusionError::from(error)))?;
+        let parse = self.parse.get_or_init(|| {
+            let parser = PostgresCompatibilityParser::new();
+            Box::new(move |sql| parser.parse(sql))
+        });
+        let mut statements =
+            parse(sql).map_err(|error| QueryError::from(datafusion::common::DataFusionError::from(error)))?;
         functions::rewrite(&mut statements);
         let context = self.context()?;
         let state = context.state();
@@ -98,14 +104,15 @@ impl Introspection {
         })
     }
 
-    fn context(&self) -> Result<&SessionContext, QueryError> {
+    fn context(&self) -> Result<SessionContext, QueryError> {
         let context = self.context.get_or_init(|| {
             let context = self.shared.context_apart().map_err(|error| error.to_string())?;
             setup_pg_catalog(&context, DATABASE, EmptyContextProvider).map_err(|error| error.to_string())?;
             functions::register(&context);
-            Ok(context)
+            Ok::<MadeBy<SessionContext>, String>(Box::new(move || context.clone()))
         });
-        context.as_ref().map_err(|error| QueryError::internal(error.clone()))
+        let context = context.as_ref().map_err(|error| QueryError::internal(error.clone()))?;
+        Ok(context())
     }
 }
 

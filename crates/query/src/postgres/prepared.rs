@@ -8,6 +8,7 @@ use arrow_pg::datatypes::into_pg_type;
 use async_trait::async_trait;
 use datafusion::common::{ParamValues, ScalarValue};
 use datafusion::logical_expr::LogicalPlan;
+use futures::future::BoxFuture;
 use headwater_sql::statement::{Kind, Statement};
 use pgwire::api::portal::{Format, Portal};
 use pgwire::api::results::FieldInfo;
@@ -26,12 +27,17 @@ use crate::shared::Shared;
 #[derive(Clone)]
 pub struct Prepared {
     pub sql: Arc<str>,
-    pub what: What,
+    what: Arc<dyn Asked>,
     /// The catalog's version that it was planned against.
     version: u64,
 }
 
-#[derive(Clone)]
+/// [`What`], behind a pointer that says that it can be sent: the compiler would prove it of every future that holds one,
+/// through all of SQL's types, for seconds each time.
+trait Asked: Send + Sync {
+    fn what(&self) -> &What;
+}
+
 pub enum What {
     /// A question about the server.
     Introspection(LogicalPlan),
@@ -54,9 +60,13 @@ impl Preparer {
         let what = self.what(sql).await.map_err(|error| told(&error, sql))?;
         Ok(what.map(|what| Prepared {
             sql: Arc::clone(sql),
-            what,
+            what: Arc::new(what),
             version,
         }))
+    }
+
+    fn prepare_boxed<'a>(&'a self, sql: &'a Arc<str>) -> BoxFuture<'a, PgWireResult<Option<Prepared>>> {
+        Box::pin(self.prepare(sql))
     }
 
     /// The statement as it is now: planned again where the catalog has changed since.
@@ -115,7 +125,7 @@ impl QueryParser for Preparer {
     where
         C: ClientInfo + Unpin + Send + Sync,
     {
-        self.prepare(&Arc::from(sql)).await
+        self.prepare_boxed(&Arc::from(sql)).await
     }
 
     fn get_parameter_types(&self, prepared: &Prepared) -> PgWireResult<Vec<Type>> {
@@ -133,10 +143,20 @@ impl QueryParser for Preparer {
     }
 }
 
+impl Asked for What {
+    fn what(&self) -> &What {
+        self
+    }
+}
+
 impl Prepared {
+    pub fn what(&self) -> &What {
+        self.what.what()
+    }
+
     /// The types of `$1`, `$2`, … as far as they can be told.
     pub fn parameters(&self) -> Result<Vec<Option<DataType>>, QueryError> {
-        let plan = match &self.what {
+        let plan = match self.what() {
             What::Introspection(plan) | What::Select(plan) | What::Insert(plan) => plan,
             What::Statement(..) => return Ok(Vec::new()),
         };
@@ -157,7 +177,7 @@ impl Prepared {
     }
 
     fn schema(&self) -> Option<Arc<Schema>> {
-        match &self.what {
+        match self.what() {
             What::Introspection(plan) | What::Select(plan) => Some(Arc::clone(plan.schema().inner())),
             What::Insert(_) => None,
             What::Statement(_, schema) => schema.clone(),

@@ -16,6 +16,7 @@ use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::{BinaryExpr, Expr, Operator, TableProviderFilterPushDown, TableType};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
+use futures::future::BoxFuture;
 
 use crate::views::ViewRows;
 
@@ -60,6 +61,28 @@ impl ViewTable {
             _ => None,
         }
     }
+
+    fn plan(
+        &self,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let leading = self.leading(filters)?;
+        let prefix = self.view.prefix(&leading);
+        let schema = match projection {
+            Some(columns) => Arc::new(self.view.schema.project(columns)?),
+            None => Arc::clone(&self.view.schema),
+        };
+        let scan = ViewScan {
+            view: Arc::clone(&self.view),
+            prefix: prefix.map_err(|error| DataFusionError::External(Box::new(error)))?,
+            columns: projection.cloned(),
+            schema: Arc::clone(&schema),
+        };
+        let plan = StreamingTableExec::try_new(schema, vec![Arc::new(scan)], None, [], false, limit)?;
+        Ok(Arc::new(plan))
+    }
 }
 
 #[async_trait]
@@ -85,27 +108,22 @@ impl TableProvider for ViewTable {
         Ok(filters.iter().map(of).collect())
     }
 
-    async fn scan(
-        &self,
-        _state: &dyn Session,
-        projection: Option<&Vec<usize>>,
-        filters: &[Expr],
+    // As `async fn` it would be a future that holds expressions, of which the compiler proves for seconds that they can
+    // be sent.
+    fn scan<'a, 's, 'p, 'f, 'r>(
+        &'a self,
+        _state: &'s dyn Session,
+        projection: Option<&'p Vec<usize>>,
+        filters: &'f [Expr],
         limit: Option<usize>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        let leading = self.leading(filters)?;
-        let prefix = self.view.prefix(&leading);
-        let schema = match projection {
-            Some(columns) => Arc::new(self.view.schema.project(columns)?),
-            None => Arc::clone(&self.view.schema),
-        };
-        let scan = ViewScan {
-            view: Arc::clone(&self.view),
-            prefix: prefix.map_err(|error| DataFusionError::External(Box::new(error)))?,
-            columns: projection.cloned(),
-            schema: Arc::clone(&schema),
-        };
-        let plan = StreamingTableExec::try_new(schema, vec![Arc::new(scan)], None, [], false, limit)?;
-        Ok(Arc::new(plan))
+    ) -> BoxFuture<'r, Result<Arc<dyn ExecutionPlan>>>
+    where
+        'a: 'r,
+        's: 'r,
+        'p: 'r,
+        'f: 'r,
+    {
+        Box::pin(std::future::ready(self.plan(projection, filters, limit)))
     }
 }
 
