@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use headwater_event::clock::Micros;
 use headwater_schema::column::{Column, EventSchema};
+use headwater_schema::future::Horizon;
 use serde::{Deserialize, Serialize};
 
 /// An object under its name. All objects share one space of names, in lower case unless they were
@@ -84,6 +85,9 @@ pub struct Query {
     pub start: Start,
     #[serde(default)]
     pub state: StateBound,
+    /// For so long after its end a window is corrected by rows that come late.
+    #[serde(default)]
+    pub allowed_lateness: Micros,
 }
 
 /// Whether the state of a query may grow with every row for ever.
@@ -107,6 +111,9 @@ pub enum Start {
 pub struct Watermark {
     pub column: String,
     pub delay: Micros,
+    /// Rows whose time is further ahead of the clock when they come in are kept out.
+    #[serde(default)]
+    pub max_future: Option<Micros>,
 }
 
 /// An event whose key was seen within the window is acknowledged and not stored again.
@@ -127,6 +134,17 @@ pub enum Late {
 /// The stream that takes what could not go on. Its schema is part of the product:
 /// `time, stream, source, reason, detail, payload`.
 pub const DEAD_LETTERS: &str = "dead_letters";
+
+impl Stream {
+    /// How far ahead of the clock the times of its rows may lie, if there is a bound.
+    pub fn horizon(&self) -> Option<Horizon> {
+        let watermark = self.watermark.as_ref()?;
+        Some(Horizon {
+            column: watermark.column.clone(),
+            max_future: watermark.max_future?,
+        })
+    }
+}
 
 impl View {
     /// The columns that name a row, if there are any.

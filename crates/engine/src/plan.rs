@@ -17,7 +17,7 @@ use datafusion_expr_common::groups_accumulator::GroupsAccumulator;
 use datafusion_physical_expr_common::physical_expr::PhysicalExpr;
 use headwater_event::clock::Micros;
 
-use crate::operators::{has_state, output_schema};
+use crate::operators::{closes_by_time, has_state, output_schema};
 
 /// A continuous query, ready to run.
 #[derive(Clone, Debug)]
@@ -57,11 +57,12 @@ pub enum TimeSource {
     /// Nothing in the query needs event time.
     None,
     /// From the rows: the greatest time seen in `column` (of the input's schema, a
-    /// `Timestamp(Microsecond, _)`), less `delay`. A row strictly below the watermark as it stood
-    /// before the row is late.
+    /// `Timestamp(Microsecond, _)`), less `delay`. A row more than `lateness` below the watermark as it stood
+    /// before the row is late; strictly below it where nothing is allowed for.
     Rows {
         column: usize,
         delay: Micros,
+        lateness: Micros,
         late: LateRows,
     },
     /// From the progress that `producers` tasks wrote with their batches, of all stages that write the topic: the
@@ -87,6 +88,7 @@ pub enum Operator {
     Filter(Filter),
     Project(Project),
     AssignWindows(AssignWindows),
+    GroupingSets(GroupingSets),
     PartialAggregate(PartialAggregate),
     WindowAggregate(WindowAggregate),
     PartialSessions(PartialSessions),
@@ -135,6 +137,22 @@ pub struct AssignWindows {
     pub schema: SchemaRef,
 }
 
+/// Every row once for each of the sets, as on a batch so on a changelog. Its output: the input's columns, the groups (NULL
+/// where they are not in the set), the set's number (an unsigned integer), and the op column if there is one.
+#[derive(Clone, Debug)]
+pub struct GroupingSets {
+    pub groups: Vec<Arc<dyn PhysicalExpr>>,
+    pub sets: Vec<GroupingSet>,
+    pub schema: SchemaRef,
+}
+
+#[derive(Clone, Debug)]
+pub struct GroupingSet {
+    /// For each of the groups whether it is in the set.
+    pub groups: Vec<bool>,
+    pub id: u64,
+}
+
 /// Aggregates the rows of one epoch by group (and by slice of time, where there is a window) and
 /// hands the partial states on at the epoch's end. Its output: `slice` (Int64, the slice's start; only with
 /// a window), then the groups, then every aggregate's state fields.
@@ -149,7 +167,7 @@ pub struct PartialAggregate {
     pub schema: SchemaRef,
 }
 
-/// Merges partial states of windows, and emits a window's final rows when the watermark passes its end. Its output:
+/// Merges partial states of windows, and emits a window's rows when the watermark passes its end. Its output:
 /// `window_start`, `window_end`, then the groups, then the aggregates' results.
 #[derive(Clone, Debug)]
 pub struct WindowAggregate {
@@ -160,6 +178,8 @@ pub struct WindowAggregate {
     pub schema: SchemaRef,
     /// Ask for rows before the window closes too: a changelog (the schema ends in the op column).
     pub emit_changes: bool,
+    /// For so long after a window's end late rows correct what it gave: a changelog, if this isn't 0.
+    pub lateness: Micros,
 }
 
 /// Aggregates the rows of one epoch by group and fragment, which are rows of a group closer than `gap` to
@@ -180,6 +200,9 @@ pub struct PartialSessions {
 #[derive(Clone, Debug)]
 pub struct SessionAggregate {
     pub gap: Micros,
+    /// For so long after a session's end late rows change it, and what it gave: a changelog, if this isn't 0 (the schema
+    /// ends in the op column).
+    pub lateness: Micros,
     /// The number of group columns after `start` and `last` in its input.
     pub groups: usize,
     pub aggregates: Vec<Aggregate>,
@@ -418,6 +441,13 @@ impl Pipeline {
     /// Whether any of its operators keeps state across epochs.
     pub fn keeps_state(&self) -> bool {
         self.stages.iter().flat_map(|stage| &stage.operators).any(has_state)
+    }
+}
+
+impl Operator {
+    /// Whether it holds rows back until the watermark has passed them.
+    pub fn closes_by_time(&self) -> bool {
+        closes_by_time(self)
     }
 }
 

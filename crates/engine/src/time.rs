@@ -1,8 +1,8 @@
 //! Event time as a task sees it: its watermark, which rows are late, and what its peers say.
 //!
 //! A row is late if its time is below the watermark as it stood before the row: the greatest time
-//! of the earlier rows of its partition, less the delay. So lateness does not depend on how rows
-//! were batched. What decides it is part of the task's state and survives a restart.
+//! of the earlier rows of its partition, less the delay. Where lateness is allowed for, it is late if it is
+//! further below than that. So lateness does not depend on how rows were batched. What decides it is part of the task's state and survives a restart.
 
 use arrow::array::{Array, AsArray, RecordBatch, UInt32Array};
 use arrow::compute::take_record_batch;
@@ -28,6 +28,7 @@ pub enum EventTime {
 pub struct RowTime {
     column: usize,
     delay: Micros,
+    lateness: Micros,
     greatest: Option<Micros>,
     /// A watermark that was taken over from other partitions while this one was idle.
     floor: Option<Micros>,
@@ -71,9 +72,15 @@ impl EventTime {
     pub fn new(source: &TimeSource) -> Self {
         match source {
             TimeSource::None => Self::None,
-            TimeSource::Rows { column, delay, .. } => Self::Rows(RowTime {
+            TimeSource::Rows {
+                column,
+                delay,
+                lateness,
+                ..
+            } => Self::Rows(RowTime {
                 column: *column,
                 delay: *delay,
+                lateness: *lateness,
                 greatest: None,
                 floor: None,
                 told_idle: false,
@@ -180,12 +187,12 @@ impl RowTime {
         })?;
         let mut bound = self.watermark().unwrap_or(Micros::MIN);
         let mut greatest = self.greatest.unwrap_or(Micros::MIN);
-        let delay = self.delay;
+        let (delay, lateness) = (self.delay, self.lateness);
         let mut judge = |time: Micros| {
             if !(-TIME_MAX..=TIME_MAX).contains(&time) {
                 return Verdict::OutOfRange;
             }
-            if time < bound {
+            if time < bound.saturating_sub(lateness) {
                 return Verdict::Late;
             }
             if time > greatest {

@@ -1,5 +1,5 @@
-//! The pipeline behind all doors: decode → validate → fill defaults → recognise repeated events →
-//! split by partition key → append. It answers when the events are durable.
+//! The pipeline behind all doors: decode → validate → fill defaults → keep out what lies too far in the
+//! future → recognise repeated events → split by partition key → append. It answers when the events are durable.
 //!
 //! 1. A door reserves room for a body ([`budget`]) and hands it to the stream's lane ([`lane`]).
 //! 2. Small bodies wait in the lane's queue. Its decoder takes all that wait, decodes them into one
@@ -199,9 +199,10 @@ impl Ingest {
         reservation: Reservation,
     ) -> Result<Accepted, IngestError> {
         let bytes = delivery.body.len();
+        let lane = self.lane(stream).inspect_err(|error| report(stream, error))?;
         let source = match delivery.on_error {
-            OnError::Reject => Box::default(),
-            OnError::Collect => delivery.source.into(),
+            OnError::Reject if lane.lane.horizon.is_none() => Box::default(),
+            OnError::Reject | OnError::Collect => delivery.source.into(),
         };
         let payload = Payload::Body {
             body: delivery.body,
@@ -209,7 +210,7 @@ impl Ingest {
             on_error: delivery.on_error,
             source,
         };
-        let stored = self.store(stream, payload, bytes, reservation).await;
+        let stored = self.store(&lane, payload, bytes, reservation).await;
         stored.inspect_err(|error| report(stream, error))
     }
 
@@ -220,7 +221,8 @@ impl Ingest {
     pub async fn append(&self, stream: &str, rows: RecordBatch) -> Result<Accepted, IngestError> {
         let bytes = rows.get_array_memory_size();
         let reservation = self.reserve(bytes).inspect_err(count)?;
-        let stored = self.store(stream, Payload::Rows(rows), bytes, reservation).await;
+        let lane = self.lane(stream).inspect_err(|error| report(stream, error))?;
+        let stored = self.store(&lane, Payload::Rows(rows), bytes, reservation).await;
         stored.inspect_err(|error| report(stream, error))
     }
 
@@ -249,13 +251,12 @@ impl Ingest {
 
     async fn store(
         &self,
-        stream: &str,
+        lane: &OpenLane,
         payload: Payload,
         bytes: usize,
         reservation: Reservation,
     ) -> Result<Accepted, IngestError> {
         let started = self.shared.clock.elapsed();
-        let lane = self.lane(stream)?;
         let (sender, answer) = oneshot::channel();
         let reply = Reply { sender, reservation };
         let job = Job { payload, bytes, reply };
@@ -267,6 +268,7 @@ impl Ingest {
         let took = self.shared.clock.elapsed().saturating_sub(started);
         lane.lane.metrics.count(&accepted, bytes, took);
         if accepted.rejected > 0 {
+            let stream = &lane.lane.definition.name;
             tracing::debug!(stream, rejected = accepted.rejected, "events went to dead_letters");
         }
         Ok(accepted)

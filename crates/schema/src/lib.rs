@@ -2,7 +2,7 @@
 //!
 //! [`column`] says what a stream's columns are; [`decode`] turns bytes into columns, straight, with
 //! an error for each event that does not fit; [`conform`] does the same to rows that are columns
-//! already; [`encode`] turns columns into bytes. Knows nothing of SQL, of the log, or of where the
+//! already; [`future`] keeps out rows whose time can't be right yet; [`encode`] turns columns into bytes. Knows nothing of SQL, of the log, or of where the
 //! bytes come from.
 
 pub mod base64;
@@ -12,5 +12,6 @@ pub mod conform;
 pub mod dead_letter;
 pub mod decode;
 pub mod encode;
+pub mod future;
 pub mod span;
 pub mod types;

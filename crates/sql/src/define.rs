@@ -10,9 +10,7 @@ pub mod source;
 #[cfg(test)]
 mod tests;
 
-use headwater_catalog::definition::{
-    DEAD_LETTERS, Definition, Object, Query, Start, StateBound, Stream, View, Watermark,
-};
+use headwater_catalog::definition::{DEAD_LETTERS, Definition, Object, Query, Stream, View, Watermark};
 use headwater_catalog::snapshot::{Change, Snapshot};
 use headwater_schema::column::EventSchema;
 
@@ -138,7 +136,7 @@ fn stream(create: &CreateStream, snapshot: &Snapshot) -> Result<Stream> {
     }
 }
 
-fn from_outside(create: &CreateStream, options: Options) -> Result<Stream> {
+fn from_outside(create: &CreateStream, mut options: Options) -> Result<Stream> {
     let columns = create.columns.iter().map(column::column).collect::<Result<Vec<_>>>()?;
     let watermark = create
         .watermark
@@ -146,13 +144,25 @@ fn from_outside(create: &CreateStream, options: Options) -> Result<Stream> {
         .map(|watermark| column::watermark(watermark, &columns))
         .transpose()?;
     let names: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
+    let max_future = options.max_future;
+    if let (None, Some(place)) = (&watermark, options.max_future_place.take()) {
+        return Err(
+            SqlError::invalid("max_future is for streams with a WATERMARK: it says which column is the time")
+                .at(place)
+                .hint("add to its columns: WATERMARK FOR column AS column - INTERVAL '5' SECOND"),
+        );
+    }
     let stream = common(create, options, &names)?;
     Ok(Stream {
         schema: EventSchema {
             columns,
             ..stream.schema
         },
-        watermark: watermark.map(|(column, delay)| Watermark { column, delay }),
+        watermark: watermark.map(|(column, delay)| Watermark {
+            column,
+            delay,
+            max_future,
+        }),
         ..stream
     })
 }
@@ -175,6 +185,7 @@ fn derived(create: &CreateStream, select: &Select, mut options: Options, snapsho
         name: &create.name.value,
         start: options.start,
         state: options.state,
+        allowed_lateness: 0,
         partitions: options.partitions,
     };
     let flow = plan::flow(select, snapshot, &request)?;
@@ -187,14 +198,14 @@ fn derived(create: &CreateStream, select: &Select, mut options: Options, snapsho
         );
     }
     options.partitions = options.partitions.or(Some(flow.tasks));
-    let (start, state) = (options.start, options.state);
+    let query = query(select, &flow, &options);
     let names: Vec<&str> = flow.columns.iter().map(|column| column.name.as_str()).collect();
     let mut stream = common(create, options, &names)?;
     if create.partition_by.is_empty() {
         stream.partition_by = natural_partitions(&flow);
     }
     Ok(Stream {
-        query: Some(query(select, &flow, start, state)),
+        query: Some(query),
         schema: EventSchema {
             columns: flow.columns,
             ..stream.schema
@@ -247,6 +258,7 @@ fn view(create: &CreateView, snapshot: &Snapshot) -> Result<View> {
         name: &create.name.value,
         start: options.start,
         state: options.state,
+        allowed_lateness: options.allowed_lateness,
         partitions: options.partitions,
     };
     let flow = plan::flow(select, snapshot, &request)?;
@@ -254,18 +266,19 @@ fn view(create: &CreateView, snapshot: &Snapshot) -> Result<View> {
     Ok(View {
         key: rows.names,
         partitions: flow.tasks,
+        query: query(select, &flow, &options),
         http_path: options.http_path,
-        query: query(select, &flow, options.start, options.state),
         columns: flow.columns,
     })
 }
 
-fn query(select: &Select, flow: &Flow, start: Start, state: StateBound) -> Query {
+fn query(select: &Select, flow: &Flow, options: &Options) -> Query {
     Query {
         sql: select.source.text().to_owned(),
         reads: flow.reads.clone(),
-        start,
-        state,
+        start: options.start,
+        state: options.state,
+        allowed_lateness: options.allowed_lateness,
     }
 }
 

@@ -7,7 +7,8 @@ use datafusion::physical_expr::PhysicalExpr;
 use headwater_catalog::definition::{Definition, Object};
 use headwater_catalog::snapshot::{Change, Snapshot};
 use headwater_engine::plan::{
-    Aggregate, Input, Join, JoinKind, LateRows, Operator, Output, Pipeline, Reach, Stage, TimeSource, TopN, ViewKey,
+    Aggregate, GroupingSet, Input, Join, JoinKind, LateRows, Operator, Output, Pipeline, Reach, Stage, TimeSource,
+    TopN, ViewKey,
 };
 use headwater_event::op::OP_COLUMN;
 use headwater_schema::types::type_name;
@@ -116,13 +117,22 @@ fn input(input: &Input) -> String {
     let names: Vec<_> = input.schema.fields().iter().map(|field| field.name()).collect();
     let time = match &input.time {
         TimeSource::None => String::new(),
-        TimeSource::Rows { column, delay, late } => {
+        TimeSource::Rows {
+            column,
+            delay,
+            lateness,
+            late,
+        } => {
             let late = match late {
                 LateRows::Keep => "",
                 LateRows::Drop => ", late rows are counted",
                 LateRows::DeadLetter { .. } => ", late rows go to dead_letters",
             };
-            format!("; watermark {} - {}{late}", names[*column], describe(*delay))
+            let allowed = match *lateness {
+                0 => String::new(),
+                lateness => format!(", {} of lateness are allowed", describe(lateness)),
+            };
+            format!("; watermark {} - {}{allowed}{late}", names[*column], describe(*delay))
         }
         TimeSource::Producers { producers } => format!("; watermark from {producers} tasks"),
     };
@@ -146,6 +156,15 @@ fn operator(operator: &Operator) -> String {
             format!("project {}", columns.join(", "))
         }
         Operator::AssignWindows(assign) => format!("assign windows: {}", describe_window(assign.window)),
+        Operator::GroupingSets(sets) => {
+            let groups: Vec<_> = sets.groups.iter().map(ToString::to_string).collect();
+            let of = |set: &GroupingSet| {
+                let within = groups.iter().zip(&set.groups).filter(|(_, is_in)| **is_in);
+                format!("({})", list(within.map(|(group, _)| group.as_str())))
+            };
+            let each: Vec<_> = sets.sets.iter().map(of).collect();
+            format!("each row once for each of {}", each.join(", "))
+        }
         Operator::PartialAggregate(partial) => {
             let window = partial
                 .window
@@ -154,9 +173,11 @@ fn operator(operator: &Operator) -> String {
             format!("aggregate in part {by}; kept until the epoch ends")
         }
         Operator::WindowAggregate(aggregate) => format!(
-            "aggregate windows {}: {}; kept until the watermark passes the window's end",
+            "aggregate windows {}: {}; kept until {}the watermark passes the window's end{}",
             describe_window(aggregate.window),
-            names(&aggregate.aggregates)
+            names(&aggregate.aggregates),
+            after(aggregate.lateness),
+            corrected(aggregate.lateness)
         ),
         Operator::PartialSessions(partial) => {
             let session = format!(", SESSION {}", describe(partial.gap));
@@ -164,9 +185,11 @@ fn operator(operator: &Operator) -> String {
             format!("aggregate in part {by}; kept until the epoch ends")
         }
         Operator::SessionAggregate(aggregate) => format!(
-            "aggregate sessions SESSION {}: {}; kept until the watermark reaches the session's end",
+            "aggregate sessions SESSION {}: {}; kept until {}the watermark reaches the session's end{}",
             describe(aggregate.gap),
-            names(&aggregate.aggregates)
+            names(&aggregate.aggregates),
+            after(aggregate.lateness),
+            corrected(aggregate.lateness)
         ),
         Operator::ChangelogAggregate(aggregate) if aggregate.groups == 0 => {
             format!("aggregate for ever: {}; keeps one state", names(&aggregate.aggregates))
@@ -199,6 +222,21 @@ fn operator(operator: &Operator) -> String {
             of_groups(&over.schema, &over.partition_by)
         ),
         Operator::NumberCopies(_) => "number equal rows; keeps one count for each row".to_owned(),
+    }
+}
+
+/// How long after the watermark.
+fn after(lateness: i64) -> String {
+    match lateness {
+        0 => String::new(),
+        lateness => format!("{} after ", describe(lateness)),
+    }
+}
+
+fn corrected(lateness: i64) -> &'static str {
+    match lateness {
+        0 => "",
+        _ => ", and corrected until then",
     }
 }
 

@@ -11,6 +11,7 @@
 
 mod aggregate;
 pub(crate) mod branch;
+mod grouping;
 mod inline;
 mod join;
 mod logical;
@@ -59,6 +60,7 @@ pub fn pipeline(definition: &Definition, snapshot: &Snapshot) -> Result<Pipeline
         name: &name,
         start: query.start,
         state: query.state,
+        allowed_lateness: query.allowed_lateness,
         partitions: Some(definition.partitions()),
     };
     let mut flow = flow(&select, snapshot, &request)?;
@@ -87,6 +89,7 @@ pub fn live_select(select: &Select, snapshot: &Snapshot, name: &str) -> Result<(
         start: Start::Earliest,
         // It goes with whoever looks at it.
         state: StateBound::Unbounded,
+        allowed_lateness: 0,
         partitions: None,
     };
     let flow = flow(select, snapshot, &request)?;

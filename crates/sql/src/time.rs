@@ -9,6 +9,8 @@ use headwater_event::clock::Micros;
 use headwater_engine::plan::Window;
 
 const MICROS_PER_DAY: i64 = 24 * 60 * 60 * 1_000_000;
+/// Ten thousand years: a few of them together, and a time, are still far from what an `i64` holds.
+const SPAN_MAX: Micros = 3_652_500 * MICROS_PER_DAY;
 
 /// The value of an expression without columns.
 pub fn constant(expression: Expr) -> Option<ScalarValue> {
@@ -38,7 +40,8 @@ pub fn micros(value: &ScalarValue) -> Result<Micros, &'static str> {
         ScalarValue::IntervalYearMonth(Some(_)) => return Err(MONTHS),
         _ => return Err("it is not an INTERVAL"),
     };
-    micros.ok_or("it is too long")
+    let micros = micros.filter(|micros| (-SPAN_MAX..=SPAN_MAX).contains(micros));
+    micros.ok_or("it is longer than 10,000 years")
 }
 
 const MONTHS: &str = "months and years differ in length";

@@ -16,6 +16,7 @@ use headwater_event::partition::{partitions_of, split};
 use headwater_log::{Claim, Commit, Produced, StateTable, StateWrite};
 use headwater_schema::conform::conform;
 use headwater_schema::dead_letter::{self, DeadLetter};
+use headwater_schema::future::{self, TooFar};
 use metrics::{Counter, counter};
 
 use crate::runtime::{Shared, Stored};
@@ -24,7 +25,7 @@ use crate::source::{Batch, Error, Position, Rejected};
 const POSITION: u8 = b'p';
 const STORED: &[u8] = b"n";
 /// What dead letters say of events that could not be read.
-const REASON: &str = "decode";
+const UNDECODED: &str = "decode";
 
 pub(super) struct Store {
     shared: Arc<Shared>,
@@ -41,7 +42,8 @@ pub(super) struct Store {
     table: Arc<str>,
     stored: Stored,
     events: Counter,
-    letters: Counter,
+    undecoded: Counter,
+    future: Counter,
 }
 
 /// Who commits a source's events.
@@ -66,6 +68,7 @@ impl Store {
         let table = shared.log.state(&name).await?;
         let (position, stored) = read(table.as_ref())?;
         let (from, to) = (source.name.clone(), into.name.clone());
+        let letters = |reason| counter!("headwater_dead_letters_total", "stream" => to.clone(), "reason" => reason);
         let store = Self {
             shared: Arc::clone(shared),
             stream,
@@ -78,38 +81,59 @@ impl Store {
             table: name,
             stored,
             events: counter!("headwater_source_events_total", "source" => from),
-            letters: counter!("headwater_dead_letters_total", "stream" => to, "reason" => REASON),
+            undecoded: letters(UNDECODED),
+            future: letters(future::REASON),
         };
         Ok((store, position, stored))
     }
 
     /// Stores a batch; what is stored in all after it.
     pub(super) async fn store(&mut self, batch: Batch, now: Micros) -> Result<Stored, Error> {
-        let (rows, rejected) = (batch.rows.num_rows() as u64, batch.rejected.len() as u64);
-        if rows == 0 && rejected == 0 {
+        if batch.rows.num_rows() == 0 && batch.rejected.is_empty() {
             // Reading it again would bring nothing again.
             return Ok(self.stored);
         }
+        let (rows, too_far) = self.in_time(&batch, now)?;
+        let (events, undecoded, future) = (rows.num_rows(), batch.rejected.len(), too_far.len());
         let stored = Stored {
-            events: self.stored.events + rows,
-            dead_letters: self.stored.dead_letters + rejected,
+            events: self.stored.events + events as u64,
+            dead_letters: self.stored.dead_letters + (undecoded + future) as u64,
         };
         let commit = Commit {
             consumed: Vec::new(),
-            produced: self.produced(&batch, now)?,
+            produced: self.produced(&rows, &batch.rejected, too_far, now)?,
             state: vec![self.write(batch.position, stored)],
         };
         self.shared.log.commit(&self.claim, commit).await?;
         self.stored = stored;
-        self.events.increment(rows);
-        self.letters.increment(rejected);
+        self.events.increment(events as u64);
+        self.undecoded.increment(undecoded as u64);
+        self.future.increment(future as u64);
         Ok(stored)
     }
 
-    fn produced(&mut self, batch: &Batch, now: Micros) -> Result<Vec<Produced>, Error> {
+    /// The batch's rows as the stream has them, without those whose time is too far ahead of the clock; and these.
+    fn in_time(&self, batch: &Batch, now: Micros) -> Result<(RecordBatch, Vec<TooFar>), Error> {
         let rows = conform(&self.stream.schema, &batch.rows, &self.shared.ids, now);
         let rows = rows.map_err(|failure| Error::Rows(failure.message))?;
-        let parts = self.by_partition(&rows).map_err(rows_error)?;
+        match self
+            .stream
+            .horizon()
+            .map(|horizon| (horizon.beyond(&rows, now), horizon))
+        {
+            Some((beyond, horizon)) if !beyond.is_empty() => horizon.part(&rows, &beyond, now).map_err(rows_error),
+            _ => Ok((rows, Vec::new())),
+        }
+    }
+
+    fn produced(
+        &mut self,
+        rows: &RecordBatch,
+        rejected: &[Rejected],
+        too_far: Vec<TooFar>,
+        now: Micros,
+    ) -> Result<Vec<Produced>, Error> {
+        let parts = self.by_partition(rows).map_err(rows_error)?;
         let topic = &self.topic;
         let into = |(partition, rows)| Produced {
             partition: TopicPartition::new(Arc::clone(topic), partition),
@@ -117,12 +141,12 @@ impl Store {
             progress: None,
         };
         let mut produced: Vec<_> = parts.into_iter().map(into).collect();
-        if !batch.rejected.is_empty() {
-            let letters: Vec<_> = batch
-                .rejected
-                .iter()
-                .map(|rejected| self.letter(rejected, now))
-                .collect();
+        let undecoded = rejected.iter();
+        let undecoded = undecoded.map(|event| self.letter(UNDECODED, event.detail.clone(), event.payload.clone(), now));
+        let future = too_far.into_iter();
+        let future = future.map(|row| self.letter(future::REASON, row.failure.message, row.payload, now));
+        let letters: Vec<_> = undecoded.chain(future).collect();
+        if !letters.is_empty() {
             produced.push(Produced {
                 partition: TopicPartition::new(Arc::clone(&self.shared.dead_letters), 0),
                 rows: dead_letter::batch(&letters),
@@ -132,14 +156,14 @@ impl Store {
         Ok(produced)
     }
 
-    fn letter(&self, rejected: &Rejected, now: Micros) -> DeadLetter {
+    fn letter(&self, reason: &str, detail: String, payload: Vec<u8>, now: Micros) -> DeadLetter {
         DeadLetter {
             time: now,
             stream: self.stream_name.clone(),
             source: self.source.clone(),
-            reason: REASON.to_owned(),
-            detail: rejected.detail.clone(),
-            payload: Some(rejected.payload.clone()),
+            reason: reason.to_owned(),
+            detail,
+            payload: Some(payload),
         }
     }
 

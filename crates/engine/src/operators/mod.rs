@@ -13,6 +13,7 @@ pub mod changelog_aggregate;
 pub mod changelog_over;
 pub mod counted_rows;
 pub mod filter;
+pub mod grouping_sets;
 pub mod join;
 pub mod number_copies;
 pub mod over;
@@ -149,6 +150,7 @@ pub fn build(plan: &plan::Operator, input: &SchemaRef) -> Result<Box<dyn Operato
         plan::Operator::Filter(plan) => Box::new(filter::Filter::new(plan.clone())),
         plan::Operator::Project(plan) => Box::new(project::Project::new(plan.clone())),
         plan::Operator::AssignWindows(plan) => Box::new(assign_windows::AssignWindows::new(plan.clone())),
+        plan::Operator::GroupingSets(plan) => Box::new(grouping_sets::GroupingSets::new(plan.clone())),
         plan::Operator::PartialAggregate(plan) => {
             let states = partial_aggregate::PartialAggregate::new(plan.clone(), input)?;
             Box::new(partial::Partial::new(states))
@@ -186,6 +188,7 @@ pub fn output_schema(plan: &plan::Operator, input: &SchemaRef) -> SchemaRef {
         plan::Operator::Filter(_) => input.clone(),
         plan::Operator::Project(plan) => plan.schema.clone(),
         plan::Operator::AssignWindows(plan) => plan.schema.clone(),
+        plan::Operator::GroupingSets(plan) => plan.schema.clone(),
         plan::Operator::PartialAggregate(plan) => plan.schema.clone(),
         plan::Operator::WindowAggregate(plan) => plan.schema.clone(),
         plan::Operator::PartialSessions(plan) => plan.schema.clone(),

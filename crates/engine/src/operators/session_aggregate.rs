@@ -6,27 +6,31 @@
 //! 2. A part is columns in memory and an entry of the state table, as it is: an epoch writes the
 //!    sessions that it touched, once. Key: `partition u32 BE | number u64 BE`.
 //! 3. When the watermark reaches a session's end its result is computed from its row, which is dead
-//!    then.
+//!    then, or when lateness is over.
 //! 4. A part goes, with its entry, when all its rows are dead. Where there are many parts with about
 //!    as many live rows each, these are rewritten as one part: entries are few, and a row is
 //!    rewritten a number of times that grows with the logarithm of all.
 //!
+//! With `lateness` a session's row stays for so long after its end. What touches it then makes a new session of it: its
+//! result is computed again and taken back, and the new session's is emitted when that ends, which it may have done already.
+//!
 //! A restart reads the parts, the last one first: a row that touches a later one was absorbed by it,
 //! and one whose end the watermark has reached was emitted.
 //!
-//! Fragments that begin before the watermark are dropped and counted, so nothing ever touches a
-//! session that was emitted. A group whose states can't be put together, because a sum overflows for
+//! Fragments that begin before the watermark, or further before it than lateness is allowed for, are dropped and
+//! counted, so nothing ever touches a session that is gone. A group whose states can't be put together, because a sum overflows for
 //! instance, keeps what it had, and what came for it in the epoch is handed back as rejected; so is a
 //! session that has no result.
 
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, UInt32Array};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int8Array, Int64Array, RecordBatch, UInt32Array};
 use arrow::compute::{concat_batches, filter_record_batch, interleave, take_arrays};
 use arrow::datatypes::{DataType, Int64Type, SchemaRef};
 use bytes::Bytes;
 use headwater_event::clock::Micros;
+use headwater_event::op::Op;
 
 use super::accumulation::Accumulators;
 use super::salvage::{ByGroup, by_rows};
@@ -55,6 +59,8 @@ pub struct SessionAggregate {
     sessions: Sessions,
     parts: Vec<Option<Part>>,
     arrived: Vec<RecordBatch>,
+    /// Sessions that had ended were changed since the watermark was looked at.
+    has_changed: bool,
     /// Sessions that end here or before are closed.
     closed: Option<Micros>,
     /// Entries of parts that have gone.
@@ -90,9 +96,10 @@ impl SessionAggregate {
             aggregates: plan.aggregates.as_slice().into(),
             groups: Groups::new(&group_types)?,
             group_types,
-            sessions: Sessions::new(plan.gap),
+            sessions: Sessions::new(plan.gap, plan.lateness),
             parts: Vec::new(),
             arrived: Vec::new(),
+            has_changed: false,
             closed: None,
             gone: Vec::new(),
             next_number: 0,
@@ -175,7 +182,18 @@ impl SessionAggregate {
         batch_of(&self.input, columns)
     }
 
-    fn apply(&mut self, settled: Settled) {
+    fn apply(&mut self, settled: Settled, out: &mut Vec<RecordBatch>) -> Result<()> {
+        let ended = settled
+            .absorbed
+            .iter()
+            .filter(|&&session| self.sessions.has_ended(session));
+        let ended: Vec<Place> = ended.map(|&session| self.sessions.place(session)).collect();
+        if !ended.is_empty() {
+            // What has no result was rejected when the session ended.
+            self.emit(&ended, Op::Delete, &mut Vec::new(), out)?;
+        }
+        // An end that was reached before is not looked for unless the watermark moves.
+        self.has_changed |= self.plan.lateness > 0;
         let part = self.vacancy();
         let mut sessions = Vec::with_capacity(settled.unions.len());
         for (row, union) in settled.unions.iter().enumerate() {
@@ -192,6 +210,15 @@ impl SessionAggregate {
             sessions,
             number: None,
         });
+        Ok(())
+    }
+
+    /// The results of the sessions in these rows, of which there is at least one, as a change of the result.
+    fn emit(&self, places: &[Place], op: Op, rejected: &mut Vec<Rejected>, out: &mut Vec<RecordBatch>) -> Result<()> {
+        by_rows(self.gathered_rows(places)?, rejected, |rows| {
+            out.push(self.results(rows, op)?);
+            Ok(())
+        })
     }
 
     /// Where a part can be put.
@@ -239,8 +266,8 @@ impl SessionAggregate {
         Ok(RecordBatch::try_new(self.input.clone(), columns)?)
     }
 
-    /// What closed sessions come to.
-    fn results(&self, rows: &RecordBatch) -> Result<RecordBatch> {
+    /// What sessions that have ended come to.
+    fn results(&self, rows: &RecordBatch, op: Op) -> Result<RecordBatch> {
         let indices: Vec<usize> = (0..rows.num_rows()).collect();
         let groups = self.group_columns();
         let mut whole = Accumulators::new(&self.aggregates)?;
@@ -253,7 +280,15 @@ impl SessionAggregate {
         }
         columns.extend_from_slice(&rows.columns()[groups]);
         columns.extend(whole.take_results()?);
+        if self.plan.lateness > 0 {
+            columns.push(Arc::new(Int8Array::from_value(op as i8, rows.num_rows())));
+        }
         batch_of(&self.plan.schema, columns)
+    }
+
+    /// Sessions that end here or before are gone.
+    fn gone_at(&self, closed: Micros) -> Micros {
+        closed.saturating_sub(self.plan.lateness)
     }
 
     /// Rewrites parts as one, where there are too many that are alike.
@@ -349,13 +384,18 @@ impl SessionAggregate {
         let mut live = 0;
         for (row, &group) in indices.iter().enumerate() {
             let (group, start, last) = (group as u32, starts[row], lasts[row]);
-            let is_closed = self.closed.is_some_and(|closed| self.sessions.end(last) <= closed);
-            if is_closed || self.sessions.touches(group, start, last) {
+            let end = self.sessions.end(last);
+            let is_gone = self.closed.is_some_and(|closed| end <= self.gone_at(closed));
+            if is_gone || self.sessions.touches(group, start, last) {
                 sessions.push(NONE);
                 continue;
             }
             let place = Place::new(part, row);
-            sessions.push(self.sessions.add(group, start, last, place));
+            let session = self.sessions.add(group, start, last, place);
+            if let Some(closed) = self.closed {
+                self.sessions.recall(session, closed);
+            }
+            sessions.push(session);
             live += 1;
         }
         if live == 0 {
@@ -379,7 +419,8 @@ impl Operator for SessionAggregate {
             return Ok(());
         };
         let (starts, _) = bounds(&batch);
-        let in_time: BooleanArray = starts.iter().map(|&start| Some(start >= closed)).collect();
+        let earliest = self.gone_at(closed);
+        let in_time: BooleanArray = starts.iter().map(|&start| Some(start >= earliest)).collect();
         let late = batch.num_rows() - in_time.true_count();
         self.late += late as u64;
         self.arrived.push(match late {
@@ -389,16 +430,13 @@ impl Operator for SessionAggregate {
         Ok(())
     }
 
-    fn flush(&mut self, _: &mut Vec<RecordBatch>) -> Result<()> {
+    fn flush(&mut self, out: &mut Vec<RecordBatch>) -> Result<()> {
         let arrived = concat_batches(&self.input, &std::mem::take(&mut self.arrived))?;
         if arrived.num_rows() == 0 {
             return Ok(());
         }
         match self.settle(&arrived) {
-            Ok(settled) => {
-                self.apply(settled);
-                return Ok(());
-            }
+            Ok(settled) => return self.apply(settled, out),
             Err(error) if error.is_of_data() => {}
             Err(error) => return Err(error),
         }
@@ -416,32 +454,24 @@ impl Operator for SessionAggregate {
             self.settle(&arrived)
         })?;
         self.rejected.append(&mut rejected);
-        settled.into_iter().for_each(|settled| self.apply(settled));
-        Ok(())
+        settled.into_iter().try_for_each(|settled| self.apply(settled, out))
     }
 
     fn advance(&mut self, watermark: Micros, out: &mut Vec<RecordBatch>) -> Result<()> {
-        if self.closed.is_some_and(|closed| watermark <= closed) {
+        let has_changed = std::mem::take(&mut self.has_changed);
+        if !has_changed && self.closed.is_some_and(|closed| watermark <= closed) {
             return Ok(());
         }
+        let watermark = self.closed.map_or(watermark, |closed| closed.max(watermark));
         self.closed = Some(watermark);
-        let places: Vec<Place> = self
-            .sessions
-            .close(watermark)
-            .iter()
-            .map(|session| session.place)
-            .collect();
-        if places.is_empty() {
-            return Ok(());
+        let closed = self.sessions.close(watermark);
+        let ended: Vec<Place> = closed.ended.iter().map(|session| session.place).collect();
+        if !ended.is_empty() {
+            let mut rejected = Vec::new();
+            self.emit(&ended, Op::Insert, &mut rejected, out)?;
+            self.rejected.append(&mut rejected);
         }
-        let rows = self.gathered_rows(&places)?;
-        places.into_iter().for_each(|place| self.bury(place));
-        let mut rejected = Vec::new();
-        by_rows(rows, &mut rejected, |rows| {
-            out.push(self.results(rows)?);
-            Ok(())
-        })?;
-        self.rejected.append(&mut rejected);
+        closed.gone.iter().for_each(|session| self.bury(session.place));
         Ok(())
     }
 

@@ -7,6 +7,8 @@
 //! * A group's sessions are a list, the latest first. New rows mostly touch the first one.
 //! * Every session is filed once, under a stretch of time in which it ended when it was filed. When that
 //!   time has come, it ends, or is filed anew. So a session costs nothing as long as events come.
+//! * Where lateness is allowed for, a session that has ended is filed once more, under the time at which it goes. Until then
+//!   it is open to what touches it, and is then a session that has not ended yet.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -42,6 +44,8 @@ pub struct Session {
     pub start: Micros,
     pub last: Micros,
     pub place: Place,
+    /// Its row was given.
+    pub has_ended: bool,
     group: u32,
     /// The next one in the group's list.
     older: u32,
@@ -69,8 +73,17 @@ pub struct Union {
     pub absorbed: Range<usize>,
 }
 
+/// What the watermark does to sessions, in the order of their ends.
+#[derive(Debug, Default)]
+pub struct Closed {
+    pub ended: Vec<Session>,
+    /// Those that nothing can change any more, which ended now or before.
+    pub gone: Vec<Session>,
+}
+
 pub struct Sessions {
     gap: Micros,
+    lateness: Micros,
     stretch: Micros,
     each: Vec<Session>,
     free: Vec<u32>,
@@ -81,9 +94,10 @@ pub struct Sessions {
 }
 
 impl Sessions {
-    pub fn new(gap: Micros) -> Self {
+    pub fn new(gap: Micros, lateness: Micros) -> Self {
         Self {
             gap,
+            lateness,
             stretch: (gap / STRETCHES).max(1),
             each: Vec::new(),
             free: Vec::new(),
@@ -100,6 +114,10 @@ impl Sessions {
 
     pub fn place(&self, session: u32) -> Place {
         self.each[session as usize].place
+    }
+
+    pub fn has_ended(&self, session: u32) -> bool {
+        self.each[session as usize].has_ended
     }
 
     pub fn end(&self, last: Micros) -> Micros {
@@ -170,7 +188,24 @@ impl Sessions {
         }
         let session = &mut self.each[kept as usize];
         (session.start, session.last, session.place) = (union.start, union.last, place);
+        if std::mem::take(&mut session.has_ended) {
+            // It is filed under the time at which it goes, which may be after its new end.
+            return self.renewed(kept);
+        }
         kept
+    }
+
+    /// The same session under a new number, filed under its end.
+    fn renewed(&mut self, number: u32) -> u32 {
+        let Session {
+            start,
+            last,
+            place,
+            group,
+            ..
+        } = self.each[number as usize];
+        self.remove(number);
+        self.add(group, start, last, place)
     }
 
     /// A session that touches none of its group's.
@@ -179,6 +214,7 @@ impl Sessions {
             start,
             last,
             place,
+            has_ended: false,
             group,
             older: NONE,
         };
@@ -221,27 +257,42 @@ impl Sessions {
         self.each[session as usize].place = place;
     }
 
-    /// Takes the sessions out that end at `watermark` or before, in the order of their ends.
-    pub fn close(&mut self, watermark: Micros) -> Vec<Session> {
+    /// A session that was there before, and had ended at `watermark` or before: it is given no more.
+    pub fn recall(&mut self, session: u32, watermark: Micros) {
+        let session = &mut self.each[session as usize];
+        session.has_ended = session.last.saturating_add(self.gap) <= watermark;
+    }
+
+    /// Ends the sessions that end at `watermark` or before, and takes those out that nothing can change any more.
+    pub fn close(&mut self, watermark: Micros) -> Closed {
         let now = watermark.div_euclid(self.stretch);
-        let mut closed = Vec::new();
+        let mut closed = Closed::default();
         let mut open = Vec::new();
         while let Some(filed) = self.filed.first_entry().filter(|filed| *filed.key() <= now) {
             for number in filed.remove() {
                 let session = self.each[number as usize];
                 if session.place == NOWHERE {
                     self.free.push(number);
-                } else if self.end(session.last) > watermark {
-                    open.push(number);
-                } else {
-                    closed.push(session);
-                    self.remove(number);
-                    self.free.push(number);
+                    continue;
                 }
+                let end = self.end(session.last);
+                if end <= watermark && !session.has_ended {
+                    self.each[number as usize].has_ended = true;
+                    closed.ended.push(session);
+                }
+                if end.saturating_add(self.lateness) > watermark {
+                    open.push(number);
+                    continue;
+                }
+                closed.gone.push(session);
+                self.remove(number);
+                self.free.push(number);
             }
         }
         open.into_iter().for_each(|number| self.file(number));
-        closed.sort_by_key(|session| (session.last, session.group));
+        for sessions in [&mut closed.ended, &mut closed.gone] {
+            sessions.sort_by_key(|session| (session.last, session.group));
+        }
         closed
     }
 
@@ -256,7 +307,12 @@ impl Sessions {
     }
 
     fn file(&mut self, number: u32) {
-        let end = self.end(self.each[number as usize].last);
+        let session = &self.each[number as usize];
+        let end = self.end(session.last);
+        let end = match session.has_ended {
+            true => end.saturating_add(self.lateness),
+            false => end,
+        };
         self.filed.entry(end.div_euclid(self.stretch)).or_default().push(number);
     }
 

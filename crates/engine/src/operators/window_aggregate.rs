@@ -14,10 +14,12 @@
 //! they were first seen. Partial states of a slice whose windows are all closed are dropped and
 //! counted.
 //!
-//! With `emit_changes` slices stay columns. At the end of an epoch the windows that it touched are
-//! evaluated without and with what it brought, for the groups that it touched, and the difference
-//! is emitted. So nothing is left to emit when a window closes, and what was emitted before a
-//! restart need not be stored.
+//! With `lateness` a window is kept for so long after its end, its slices as columns. What comes for it then
+//! corrects what it gave: at the end of the epoch it is evaluated without and with what the epoch brought, for the groups that
+//! it touched, and the difference is emitted.
+//!
+//! With `emit_changes` that goes for open windows too, and slices stay columns. So nothing is left to emit when a window
+//! closes, and what was emitted before a restart need not be stored.
 //!
 //! A group whose states can't be put together, because a sum overflows for instance, has no row in
 //! the windows that it concerns, and its states are handed back as rejected. Where that shows while
@@ -90,9 +92,20 @@ impl WindowAggregate {
         })
     }
 
-    /// Whether every window that the slice belongs to is closed.
+    /// Whether every window that the slice belongs to is closed, and can't be corrected any more.
     fn is_closed(&self, slice: Micros) -> bool {
         let end = self.plan.window.last_end(slice);
+        self.expired().is_some_and(|expired| end <= expired)
+    }
+
+    /// Windows that end here or before can't be corrected any more.
+    fn expired(&self) -> Option<Micros> {
+        self.closed.map(|closed| closed.saturating_sub(self.plan.lateness))
+    }
+
+    /// Whether a window that the slice belongs to has given its rows already.
+    fn has_given(&self, slice: Micros) -> bool {
+        let end = self.plan.window.first_ending_after(slice).end;
         self.closed.is_some_and(|closed| end <= closed)
     }
 
@@ -108,7 +121,7 @@ impl WindowAggregate {
         }
         let mut slice = self.slices.remove(&start).unwrap_or_default();
         slice.arrived.push(part.clone());
-        if self.plan.emit_changes || !slice.parts.is_empty() {
+        if self.plan.emit_changes || !slice.parts.is_empty() || self.has_given(start) {
             slice.parts.push(part);
         } else {
             let mut live = match slice.live.take() {
@@ -158,6 +171,7 @@ impl WindowAggregate {
     /// The rows of a window.
     fn evaluate(&mut self, span: Span) -> Result<RecordBatch> {
         if self.plan.window.is_tumbling()
+            && self.plan.lateness == 0
             && let Some(live) = self.slices.get_mut(&span.start).and_then(|slice| slice.live.as_mut())
         {
             let groups = live.len();
@@ -257,7 +271,10 @@ impl WindowAggregate {
         Ok(())
     }
 
-    fn rows_of(&self, span: Span, rows: usize, results: Vec<ArrayRef>) -> Result<RecordBatch> {
+    fn rows_of(&self, span: Span, rows: usize, mut results: Vec<ArrayRef>) -> Result<RecordBatch> {
+        if self.plan.lateness > 0 {
+            results.push(Arc::new(Int8Array::from_value(Op::Insert as i8, rows)));
+        }
         batch_of(&self.plan.schema, self.with_bounds(span, rows, results))
     }
 
@@ -270,7 +287,7 @@ impl WindowAggregate {
         columns
     }
 
-    /// What this epoch changed in an open window: what is new or different, then the rows of groups
+    /// What this epoch changed in a window that has given rows: what is new or different, then the rows of groups
     /// that can't be computed any more.
     fn changes_of(&self, span: Span, rejected: &mut Vec<Rejected>) -> Result<[RecordBatch; 2]> {
         let mut touched = Groups::new(&self.group_types)?;
@@ -318,18 +335,28 @@ impl WindowAggregate {
         Ok([batch(difference)?, batch(gone)?])
     }
 
-    /// The open windows that this epoch touched.
+    /// The windows that this epoch touched of those that have given rows.
     fn touched_windows(&self) -> Vec<Span> {
         let touched = self.slices.iter().filter(|(_, slice)| !slice.arrived.is_empty());
-        let after = self.closed.unwrap_or(Micros::MIN);
+        let after = self.expired().unwrap_or(Micros::MIN);
         let windows = touched.flat_map(|(&slice, _)| self.plan.window.holding(slice, after));
-        let mut windows: Vec<Span> = windows.collect();
+        let has_given = |span: &Span| self.plan.emit_changes || self.closed.is_some_and(|closed| span.end <= closed);
+        let mut windows: Vec<Span> = windows.filter(has_given).collect();
         windows.sort_unstable();
         windows.dedup();
         windows
     }
 
-    /// Lets the first slice go if no open window needs it.
+    /// The first slice of the windows that are not closed.
+    fn first_open(&self) -> Option<Micros> {
+        let Some(closed) = self.closed else {
+            return self.slices.keys().next().copied();
+        };
+        let first = self.plan.window.first_ending_after(closed).start;
+        self.slices.range(first..).next().map(|(&slice, _)| slice)
+    }
+
+    /// Lets the first slices go that no window needs.
     fn drop_closed(&mut self) {
         while let Some((&start, _)) = self.slices.first_key_value() {
             if !self.is_closed(start) {
@@ -407,7 +434,7 @@ impl Operator for WindowAggregate {
     }
 
     fn flush(&mut self, out: &mut Vec<RecordBatch>) -> Result<()> {
-        if !self.plan.emit_changes {
+        if !self.plan.emit_changes && self.plan.lateness == 0 {
             return Ok(());
         }
         for span in self.touched_windows() {
@@ -421,7 +448,7 @@ impl Operator for WindowAggregate {
 
     fn advance(&mut self, watermark: Micros, out: &mut Vec<RecordBatch>) -> Result<()> {
         let window = self.plan.window;
-        while let Some((&slice, _)) = self.slices.first_key_value() {
+        while let Some(slice) = self.first_open() {
             let span = window.first_ending_after(self.closed.map_or(slice, |closed| closed.max(slice)));
             if span.end > watermark {
                 break;
@@ -436,6 +463,7 @@ impl Operator for WindowAggregate {
             self.drop_closed();
         }
         self.closed = Some(self.closed.map_or(watermark, |closed| closed.max(watermark)));
+        self.drop_closed();
         Ok(())
     }
 

@@ -147,6 +147,7 @@ impl Query {
         let time = TimeSource::Rows {
             column: 1,
             delay: DELAY,
+            lateness: 0,
             late: LateRows::Keep,
         };
         let from = input("both", 1, union_schema(self.changelog), time);

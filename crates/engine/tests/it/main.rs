@@ -5,6 +5,7 @@
 mod failures;
 mod faults;
 mod join;
+mod lateness;
 mod oracle;
 mod over;
 mod poison;

@@ -150,6 +150,19 @@ pub fn check(pipeline: impl FnOnce(&Story) -> Pipeline, story: Story, sql: &str)
     });
 }
 
+/// The same where only some of the rows count.
+pub fn check_counting(pipeline: Pipeline, story: &Story, counted: &Story, sql: &str) {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let found = tell(World::new(pipeline).await, story).await;
+        assert_eq!(found, oracle(counted, sql).await);
+    });
+}
+
 /// The same on a log on disk, which every restart opens anew.
 pub fn check_on_disk(pipeline: impl FnOnce(&Story) -> Pipeline, story: Story, sql: &str) {
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -178,6 +191,7 @@ pub fn windowed(window: Window) -> (PartialAggregate, WindowAggregate) {
         aggregates: aggregates(),
         schema: results_schema(vec![bound("window_start"), bound("window_end"), key()], false),
         emit_changes: false,
+        lateness: 0,
     };
     (partial, whole)
 }
@@ -209,7 +223,7 @@ pub fn two_stages(
     ])
 }
 
-fn window_pipeline(story: &Story, window: Window, stages: usize, emit_changes: bool) -> Pipeline {
+pub fn window_pipeline(story: &Story, window: Window, stages: usize, emit_changes: bool) -> Pipeline {
     let (partial, mut whole) = windowed(window);
     if emit_changes {
         whole.emit_changes = true;
@@ -234,7 +248,7 @@ pub fn window_pipeline_of(partitions: u32, window: Window, stages: usize) -> Pip
     window_pipeline(&story, window, stages, false)
 }
 
-fn window_sql(window: Window) -> String {
+pub fn window_sql(window: Window) -> String {
     let Window {
         size,
         slide,

@@ -17,7 +17,7 @@ use crate::support::*;
 use crate::touchy::*;
 
 /// Sessions by key, or of all rows, in one stage or two.
-fn sessions(partitions: u32, gap: Micros, keyed: bool, stages: usize) -> Pipeline {
+pub fn sessions(partitions: u32, gap: Micros, keyed: bool, stages: usize) -> Pipeline {
     let key = || keyed.then(|| Field::new("key", DataType::Utf8, true));
     let number = |name: &str| Field::new(name, DataType::Int64, false);
     let bound = |name: &str| Field::new(name, time_type(), false);
@@ -45,6 +45,7 @@ fn pipeline_with(
     let groups = partial.groups.len();
     let whole = Operator::SessionAggregate(SessionAggregate {
         gap: partial.gap,
+        lateness: 0,
         groups,
         aggregates: partial.aggregates.clone(),
         schema: schema_out.clone(),
@@ -100,7 +101,7 @@ fn touchy_sessions(gap: Micros) -> Pipeline {
     pipeline_with(1, partial, columns(bound("window_start"), bound("window_end")), 1)
 }
 
-fn sql(gap: Micros, keyed: bool) -> String {
+pub fn sql(gap: Micros, keyed: bool) -> String {
     let (by, key, and_key) = if keyed {
         ("PARTITION BY key", "key,", ", key")
     } else {
@@ -114,7 +115,7 @@ fn sql(gap: Micros, keyed: bool) -> String {
     )
 }
 
-fn gaps() -> impl Strategy<Value = Micros> {
+pub fn gaps() -> impl Strategy<Value = Micros> {
     prop::sample::select(vec![1, 4, 9, 15, 40])
 }
 

@@ -150,6 +150,7 @@ pub fn time_from_rows(late: LateRows) -> TimeSource {
     TimeSource::Rows {
         column: 0,
         delay: DELAY,
+        lateness: 0,
         late,
     }
 }

@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
-use headwater_engine::plan::{LateRows, Operator, Output, ViewKey};
+use headwater_engine::plan::{LateRows, Operator, Output, ViewKey, Window};
 use headwater_event::clock::Micros;
 use proptest::prelude::*;
 
-use crate::oracle::{TUMBLE, window_pipeline_of};
+use crate::lateness::allowing;
+use crate::oracle::{CUMULATE, HOP, TUMBLE, window_pipeline_of};
+use crate::session::sessions;
 use crate::support::*;
 
 fn row(time: Micros) -> Row {
@@ -242,4 +244,61 @@ async fn a_query_may_begin_at_the_end() {
     let late = world.engine.start(other).await.unwrap();
     late.caught_up().await;
     assert_eq!(world.view().await.len(), 1);
+}
+
+/// The greatest time that can be computed with, and the longest window that SQL lets in.
+const TIME_MAX: Micros = Micros::MAX / 4;
+const SPAN_MAX: Micros = 3_652_500 * 24 * 60 * 60 * 1_000_000;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn nothing_overflows_at_the_edges_of_time() {
+    let windows = [
+        TUMBLE,
+        HOP,
+        CUMULATE,
+        Window::hopping(SPAN_MAX, SPAN_MAX, SPAN_MAX - 1),
+        Window::hopping(SPAN_MAX, SPAN_MAX / 7, 5),
+        Window::cumulating(SPAN_MAX, SPAN_MAX / 4, 3),
+    ];
+    let mut pipelines = Vec::new();
+    for stages in [1, 2] {
+        pipelines.extend(windows.map(|window| window_pipeline_of(1, window, stages)));
+        pipelines.push(sessions(1, 1, true, stages));
+        pipelines.push(sessions(1, SPAN_MAX, true, stages));
+    }
+    for mut pipeline in pipelines {
+        for lateness in [0, 50, Micros::MAX] {
+            pipeline.stages[0].input.time = time_from_rows(to_dead_letters());
+            let pipeline = match lateness {
+                0 => pipeline.clone(),
+                _ => allowing(pipeline.clone(), lateness),
+            };
+            let mut world = World::new(pipeline).await;
+            let beyond = [
+                row(TIME_MAX + 1),
+                row(-TIME_MAX - 1),
+                row(Micros::MAX),
+                row(Micros::MIN),
+            ];
+            for rows in [
+                vec![row(-TIME_MAX); 2],
+                beyond.to_vec(),
+                vec![row(-1), row(0)],
+                vec![row(TIME_MAX), row(-TIME_MAX)],
+            ] {
+                world.append(0, &rows).await;
+                world.restart().await;
+                world.caught_up().await;
+            }
+            let status = world.running.as_ref().unwrap().status();
+            assert!(status.iter().all(|task| task.restarts == 0), "{status:?}");
+            assert_eq!(world.dead_letters("time_range").await.len(), 4);
+            let late = if lateness == Micros::MAX { 0 } else { 1 };
+            assert_eq!(world.dead_letters("late").await.len(), late);
+            let count = |row: &String| row.split('|').nth(3).unwrap().parse::<usize>().unwrap();
+            let rows = world.view().await;
+            let first = rows.iter().map(count).max();
+            assert_eq!(first, Some(if late == 0 { 3 } else { 2 }), "{rows:?}");
+        }
+    }
 }

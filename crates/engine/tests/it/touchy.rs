@@ -115,6 +115,7 @@ pub fn pipeline_of(aggregate: Aggregate, window: Option<Window>, emit_changes: b
                 aggregates,
                 schema: schema.clone(),
                 emit_changes,
+                lateness: 0,
             };
             (Operator::WindowAggregate(whole), schema, vec![0, 2])
         }

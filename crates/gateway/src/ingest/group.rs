@@ -4,8 +4,10 @@ use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
 use arrow::error::ArrowError;
 use headwater_event::clock::Micros;
+use headwater_problem::ERRORS_MAX;
 use headwater_schema::dead_letter::DeadLetter;
 use headwater_schema::decode::Failure;
+use headwater_schema::future::{self, TooFar};
 use tokio::sync::oneshot;
 
 use crate::ingest::Accepted;
@@ -21,6 +23,8 @@ pub(super) struct Reply {
 /// One request of a group.
 pub(super) struct Part {
     pub(super) reply: Reply,
+    /// Where it came from, for dead letters.
+    pub(super) source: Box<str>,
     /// How many of the group's rows are its own; the parts' rows follow each other.
     pub(super) rows: usize,
     pub(super) rejected: usize,
@@ -44,7 +48,46 @@ impl Reply {
     }
 }
 
+impl Part {
+    /// Only so many failures are told.
+    pub(super) fn forget_failures(&mut self) {
+        self.failures.truncate(ERRORS_MAX);
+    }
+}
+
 impl Group {
+    /// Takes rows out, which become letters, and failures of their requests. `rows` are those that are left.
+    pub(super) fn keep_out(&mut self, rows: RecordBatch, too_far: Vec<TooFar>, stream: &str) {
+        self.rows = rows;
+        let mut too_far = too_far.into_iter().peekable();
+        let mut first = 0;
+        for part in &mut self.parts {
+            let own = first..first + part.rows;
+            first = own.end;
+            let mut event_of = event_of(&part.failures);
+            let mut failures = Vec::new();
+            while let Some(TooFar { row, failure, payload }) = too_far.next_if(|row| own.contains(&row.row)) {
+                let index = event_of(row - own.start);
+                let failure = Failure { index, ..failure };
+                self.letters.push(DeadLetter {
+                    time: self.now,
+                    stream: stream.to_owned(),
+                    source: part.source.to_string(),
+                    reason: future::REASON.to_owned(),
+                    detail: format!("event {index}, {failure}"),
+                    payload: Some(payload),
+                });
+                failures.push(failure);
+            }
+            drop(event_of);
+            part.rows -= failures.len();
+            part.rejected += failures.len();
+            part.failures.append(&mut failures);
+            part.failures.sort_by_key(|failure| failure.index);
+            part.forget_failures();
+        }
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.rows.num_rows() == 0 && self.letters.is_empty()
     }
@@ -94,5 +137,17 @@ impl Group {
         for part in self.parts {
             part.reply.send(Err(error.clone()));
         }
+    }
+}
+
+/// Which of a request's events its rows are, if asked in their order: those that failed are not among the rows.
+fn event_of(failures: &[Failure]) -> impl FnMut(usize) -> usize {
+    let mut failed = failures.iter().map(|failure| failure.index).peekable();
+    let mut passed = 0;
+    move |row| {
+        while failed.next_if(|failed| *failed <= row + passed).is_some() {
+            passed += 1;
+        }
+        row + passed
     }
 }

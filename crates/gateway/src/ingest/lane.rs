@@ -13,7 +13,9 @@ use bytes::Bytes;
 use headwater_catalog::definition::{Definition, Stream};
 use headwater_problem::ERRORS_MAX;
 use headwater_schema::conform::conform;
-use headwater_schema::decode::{Decoder, Format, OnError};
+use headwater_schema::dead_letter::DeadLetter;
+use headwater_schema::decode::{Decoder, FAILURES_COLLECTED_MAX, Format, OnError};
+use headwater_schema::future::{self, Horizon};
 use headwater_telemetry::metrics::{DEAD_LETTERS, INGEST_BYTES, INGEST_DUPLICATES, INGEST_EVENTS, INGEST_SECONDS};
 use metrics::{Counter, Histogram, counter, histogram};
 use parking_lot::Mutex;
@@ -28,6 +30,8 @@ use crate::ingest::{Accepted, Shared, letters};
 
 /// As many jobs are taken from the queue at once.
 const JOBS_MAX: usize = 4096;
+/// What dead letters of an `INSERT` say where they come from.
+const INSERT: &str = "INSERT";
 
 /// A request on its way.
 pub(super) struct Job {
@@ -41,7 +45,7 @@ pub(super) enum Payload {
         body: Bytes,
         format: Format,
         on_error: OnError,
-        /// Empty where it will not be needed.
+        /// Empty where it will not be needed: without a horizon, and where bad events are refused.
         source: Box<str>,
     },
     Rows(RecordBatch),
@@ -60,6 +64,8 @@ pub(super) struct Lane {
     pub(super) definition: Arc<Definition>,
     pub(super) stream: Stream,
     pub(super) topic: Arc<str>,
+    /// Rows beyond it go to `dead_letters`.
+    pub(super) horizon: Option<Horizon>,
     /// The columns whose values decide the partition, by their place.
     pub(super) partition_by: Vec<usize>,
     /// The partition that the next batch goes to where no column decides.
@@ -73,7 +79,8 @@ pub(super) struct LaneMetrics {
     events: Counter,
     bytes: Counter,
     duplicates: Counter,
-    rejected: Counter,
+    undecoded: Counter,
+    future: Counter,
     seconds: Histogram,
 }
 
@@ -118,6 +125,7 @@ impl Lane {
         Ok(Self {
             shared: Arc::clone(shared),
             definition: Arc::clone(definition),
+            horizon: stream.horizon(),
             stream: stream.clone(),
             topic: definition.topic().into(),
             partition_by: partition_by.map_err(|error| IngestError::Internal(error.to_string()))?,
@@ -148,15 +156,15 @@ impl Lane {
                 // Rows go by `conform` alone; a dropped reply tells its sender to try again.
                 continue;
             };
-            let mut decoded = decoder.decode(&body, format, on_error, now);
+            let decoded = decoder.decode(&body, format, on_error, now);
             if decoded.rejected {
                 job.reply.send(Err(IngestError::of_rejected(decoded, on_error)));
                 continue;
             }
             letters::write(&mut letters, self, &body, &decoded.failures, &source, now);
-            decoded.failures.truncate(ERRORS_MAX);
             parts.push(Part {
                 reply: job.reply,
+                source,
                 rows: decoded.rows,
                 rejected: decoded.failed,
                 failures: decoded.failures,
@@ -164,12 +172,12 @@ impl Lane {
         }
         let rows = decoder.finish();
         self.decoders.lock().push(decoder);
-        let group = Group {
+        let group = self.in_time(Group {
             rows,
             parts,
             letters,
             now,
-        };
+        })?;
         if group.is_empty() {
             group.answer(None);
             return None;
@@ -181,9 +189,10 @@ impl Lane {
     fn conform(&self, rows: &RecordBatch, reply: Reply) -> Option<Group> {
         let now = self.shared.clock.now();
         match conform(&self.stream.schema, rows, &self.shared.ids, now) {
-            Ok(rows) => Some(Group {
+            Ok(rows) => self.in_time(Group {
                 parts: vec![Part {
                     reply,
+                    source: INSERT.into(),
                     rows: rows.num_rows(),
                     rejected: 0,
                     failures: Vec::new(),
@@ -202,6 +211,34 @@ impl Lane {
         }
     }
 
+    /// The group without the rows beyond the horizon, which are among its letters then. A body with too many of them is
+    /// refused, so that memory stays bounded and its sender still has everything.
+    fn in_time(&self, mut group: Group) -> Option<Group> {
+        let horizon = self.horizon.as_ref();
+        let beyond = horizon.map_or_else(Vec::new, |horizon| horizon.beyond(&group.rows, group.now));
+        let Some(horizon) = horizon.filter(|_| !beyond.is_empty()) else {
+            group.parts.iter_mut().for_each(Part::forget_failures);
+            return Some(group);
+        };
+        if group.parts.len() == 1 && beyond.len() > FAILURES_COLLECTED_MAX {
+            let told = beyond.iter().take(ERRORS_MAX);
+            let failures = told.map(|&row| horizon.failure(&group.rows, row, group.now)).collect();
+            let failed = beyond.len();
+            group.refuse(&IngestError::Invalid { failures, failed });
+            return None;
+        }
+        match horizon.part(&group.rows, &beyond, group.now) {
+            Ok((rows, too_far)) => {
+                group.keep_out(rows, too_far, &self.definition.name);
+                Some(group)
+            }
+            Err(error) => {
+                group.refuse(&IngestError::Internal(error.to_string()));
+                None
+            }
+        }
+    }
+
     fn decoder(&self) -> Decoder {
         let spare = self.decoders.lock().pop();
         spare.unwrap_or_else(|| Decoder::new(&self.stream.schema, Arc::clone(&self.shared.ids)))
@@ -211,11 +248,13 @@ impl Lane {
 impl LaneMetrics {
     fn new(stream: &str) -> Self {
         let stream = stream.to_owned();
+        let letters = |reason| counter!(DEAD_LETTERS, "stream" => stream.clone(), "reason" => reason);
         Self {
             events: counter!(INGEST_EVENTS, "stream" => stream.clone()),
             bytes: counter!(INGEST_BYTES, "stream" => stream.clone()),
             duplicates: counter!(INGEST_DUPLICATES, "stream" => stream.clone()),
-            rejected: counter!(DEAD_LETTERS, "stream" => stream.clone(), "reason" => letters::REASON),
+            undecoded: letters(letters::REASON),
+            future: letters(future::REASON),
             seconds: histogram!(INGEST_SECONDS, "stream" => stream),
         }
     }
@@ -224,8 +263,14 @@ impl LaneMetrics {
         self.events.increment(accepted.accepted as u64);
         self.bytes.increment(bytes as u64);
         self.duplicates.increment(accepted.duplicates as u64);
-        self.rejected.increment(accepted.rejected as u64);
         self.seconds.record(took.as_secs_f64());
+    }
+
+    /// Dead letters that are stored.
+    pub(super) fn count_letters(&self, letters: &[DeadLetter]) {
+        let future = letters.iter().filter(|letter| letter.reason == future::REASON).count();
+        self.future.increment(future as u64);
+        self.undecoded.increment((letters.len() - future) as u64);
     }
 }
 

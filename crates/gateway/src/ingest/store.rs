@@ -99,7 +99,10 @@ async fn append(lane: &Lane, group: Group) {
         Err(error) => Err(error),
     };
     match stored {
-        Ok(_) => group.answer(None),
+        Ok(_) => {
+            lane.metrics.count_letters(&group.letters);
+            group.answer(None);
+        }
         Err(error) => group.refuse(&error),
     }
 }
@@ -124,7 +127,10 @@ async fn store_new(lane: Arc<Lane>, idempotency: Idempotency, mut groups: mpsc::
             result = commit_new(&lane, &idempotency, &mut keys, group.as_ref()).await;
         }
         match (result, group) {
-            (Ok(screened), Some(group)) => group.answer(Some(&screened.fresh)),
+            (Ok(screened), Some(group)) => {
+                lane.metrics.count_letters(&group.letters);
+                group.answer(Some(&screened.fresh));
+            }
             (Ok(_), None) => {}
             (Err(error), Some(group)) => group.refuse(&error),
             (Err(error), None) => {

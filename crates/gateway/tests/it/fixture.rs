@@ -243,5 +243,6 @@ fn query() -> Query {
         reads: vec!["clicks".to_owned()],
         start: Start::Earliest,
         state: StateBound::Bounded,
+        allowed_lateness: 0,
     }
 }

@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray};
 use arrow::datatypes::TimestampMicrosecondType;
 use futures::future::join_all;
-use headwater_catalog::definition::Object;
+use headwater_catalog::definition::{Object, Watermark};
 use headwater_catalog::snapshot::Change;
 use headwater_event::clock::Clock;
 use headwater_gateway::ingest::error::IngestError;
@@ -246,4 +247,96 @@ async fn more_than_there_is_room_for_is_refused_and_room_comes_back() {
     for _ in 0..10 {
         fixture.send("clicks", &click("a", "u1")).await.unwrap();
     }
+}
+
+/// The stream `guarded`, with a `max_future`.
+async fn guard(fixture: &Fixture, key: Option<&str>, max_future: i64) {
+    let mut guarded = stream("guarded", key);
+    if let Object::Stream(stream) = &mut guarded.object {
+        stream.watermark = Some(Watermark {
+            column: "time_stamp".to_owned(),
+            delay: 0,
+            max_future: Some(max_future),
+        });
+    }
+    let version = fixture.catalog.snapshot().version;
+    fixture
+        .catalog
+        .apply(version, vec![Change::Put(guarded)])
+        .await
+        .unwrap();
+    let guarded = Arc::clone(fixture.catalog.snapshot().get("guarded").unwrap());
+    create_topic(&*fixture.log, &guarded).await;
+}
+
+/// What comes from a clock that is wrong is told of, kept in `dead_letters`, and not in the stream; all else is.
+#[tokio::test]
+async fn events_too_far_ahead_of_the_clock_are_kept_out() {
+    for key in [None, Some("event_id")] {
+        let fixture = Fixture::new().await;
+        guard(&fixture, key, 60_000_000).await;
+        let at = |id: &str, minute: &str| {
+            format!(r#"{{"event_id":"{id}","user_id":"u","time_stamp":"2026-01-01T00:{minute}Z"}}"#)
+        };
+        let body = [
+            at("a", "00:59"),
+            at("b", "01:01"),
+            "{}".to_owned(),
+            at("c", "01:00"),
+            at("d", "59:00"),
+        ]
+        .join("\n");
+        let accepted = send(&fixture.ingest, "guarded", &body, OnError::Collect).await.unwrap();
+        let places: Vec<_> = accepted.failures.iter().map(|failure| failure.index).collect();
+        assert_eq!((accepted.accepted, accepted.rejected, places), (2, 3, vec![1, 2, 4]));
+        // Without a bad event the others are not refused for it either.
+        let body = [at("e", "00:00"), at("f", "02:00")].join("\n");
+        let accepted = fixture.send("guarded", &body).await.unwrap();
+        assert_eq!((accepted.accepted, accepted.rejected), (1, 1));
+        let message = &accepted.failures[0].message;
+        assert!(
+            message.starts_with("time_stamp: expected a time up to 2026-01-01T00:01:00Z"),
+            "{message}"
+        );
+        assert_eq!(fixture.texts("guarded", "event_id").await, ["a", "c", "e"]);
+
+        let letters = fixture.dead_letters().await;
+        let column = |at: usize| {
+            letters
+                .column(at)
+                .as_string::<i32>()
+                .iter()
+                .flatten()
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(column(3), ["decode", "future", "future", "future"]);
+        assert_eq!(column(2), ["test"; 4]);
+        assert!(column(4)[2].starts_with("event 4, time_stamp"), "{:?}", column(4));
+        let payload = letters.column(5).as_binary::<i32>().value(3);
+        assert_eq!(
+            String::from_utf8_lossy(payload),
+            r#"{"event_id":"f","user_id":"u","duration":null,"time_stamp":"2026-01-01T00:02:00Z"}"#
+        );
+
+        // It was not stored, so it is new when its clock is right.
+        fixture.clock.advance(Duration::from_secs(60));
+        assert_eq!(fixture.send("guarded", &at("f", "02:00")).await.unwrap().accepted, 1);
+    }
+}
+
+/// A body that is all wrong is refused: its sender still has it, and memory stays bounded.
+#[tokio::test]
+async fn a_body_with_too_many_of_them_is_refused() {
+    let fixture = Fixture::new().await;
+    guard(&fixture, None, 0).await;
+    let event = "{\"user_id\":\"u\",\"time_stamp\":\"2027-01-01\"}\n";
+    let error = fixture
+        .send("guarded", &event.repeat(FAILURES_COLLECTED_MAX + 1))
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(error, IngestError::Invalid { failed, .. } if failed == FAILURES_COLLECTED_MAX + 1),
+        "{error}"
+    );
+    assert_eq!(fixture.dead_letters().await.num_rows(), 0);
 }

@@ -7,6 +7,7 @@
 )]
 
 mod access_log;
+mod aggregates;
 mod bad_input;
 mod bad_sql;
 mod cli;

@@ -28,6 +28,8 @@ struct Query {
     select: &'static str,
     /// The column by which to tell windows that are closed.
     closed_by: Option<&'static str>,
+    /// Its windows are corrected by rows that come late.
+    corrected: bool,
 }
 
 const fn stream(name: &'static str, select: &'static str) -> Query {
@@ -36,6 +38,7 @@ const fn stream(name: &'static str, select: &'static str) -> Query {
         view: false,
         select,
         closed_by: None,
+        corrected: false,
     }
 }
 
@@ -51,6 +54,13 @@ const fn windows(name: &'static str, view: bool, select: &'static str, closed_by
         view,
         closed_by: Some(closed_by),
         ..stream(name, select)
+    }
+}
+
+const fn corrected(name: &'static str, select: &'static str, closed_by: &'static str) -> Query {
+    Query {
+        corrected: true,
+        ..windows(name, true, select, closed_by)
     }
 }
 
@@ -305,6 +315,71 @@ const QUERIES: &[Query] = &[
         "at",
     ),
     view(
+        "in_sets",
+        "SELECT key, flag, grouping(key) AS no_key, grouping(key, flag) AS which, count(*) AS events, sum(n) AS n, min(other) AS first
+         FROM events GROUP BY CUBE (key, flag)",
+    ),
+    view(
+        "rolled_up",
+        "SELECT date_trunc('hour', at) AS hour, key, count(DISTINCT other) AS others, max(x) AS top
+         FROM events GROUP BY ROLLUP (date_trunc('hour', at), key) HAVING count(*) > 1",
+    ),
+    view(
+        "sets_of_changes",
+        "SELECT events % 2 AS odd, low, count(*) AS keys, sum(n) AS n, max(first) AS last
+         FROM basic GROUP BY GROUPING SETS ((events % 2), (low), (events % 2), ())",
+    ),
+    windows(
+        "sets_of_windows",
+        false,
+        "SELECT window_start, window_end, key, flag, grouping(flag) AS no_flag, count(*) AS events, sum(n) AS n
+         FROM TUMBLE(events, at, INTERVAL '3 minutes') WHERE n > -8 GROUP BY window_start, window_end, ROLLUP (key, flag)",
+        "window_end",
+    ),
+    view("both_of_them", "SELECT key, n FROM events INTERSECT SELECT other, n FROM events WHERE flag"),
+    view("only_here", "SELECT key, flag FROM events WHERE n > 0 EXCEPT SELECT other, flag FROM events WHERE n < -5"),
+    view("of_results", "SELECT events, low FROM basic EXCEPT SELECT events, n FROM (SELECT count(*) AS events, max(n) AS n FROM events GROUP BY other)"),
+    view(
+        "with_null",
+        "SELECT e.id, b.events FROM events e JOIN basic b ON e.other IS NOT DISTINCT FROM b.key WHERE e.n = 4",
+    ),
+    corrected(
+        "corrected_tumbles",
+        "SELECT window_start, window_end, key, count(*) AS events, sum(n) AS n, avg(x) AS x, count(DISTINCT other) AS others
+         FROM TUMBLE(ragged, at, INTERVAL '2 minutes') GROUP BY window_start, window_end, key",
+        "window_end",
+    ),
+    corrected(
+        "corrected_hops",
+        "SELECT window_start, count(*) AS events, min(x) AS low
+         FROM HOP(ragged, at, INTERVAL '40 seconds', INTERVAL '200 seconds') GROUP BY window_start, window_end HAVING count(*) > 3",
+        "window_start",
+    ),
+    corrected(
+        "corrected_cumulates",
+        "SELECT window_start, window_end, flag, sum(n) AS n
+         FROM CUMULATE(ragged, at, INTERVAL '50 seconds', INTERVAL '5 minutes') GROUP BY window_start, window_end, flag",
+        "window_end",
+    ),
+    corrected(
+        "corrected_sessions",
+        "SELECT window_start, window_end, key, count(*) AS events, sum(n) AS n, max(other) AS last
+         FROM SESSION(ragged PARTITION BY key, at, INTERVAL '45 seconds') GROUP BY window_start, window_end, key",
+        "window_end",
+    ),
+    corrected(
+        "corrected_without_key",
+        "SELECT window_start, events FROM (SELECT window_start, window_end, flag, count(*) AS events
+         FROM TUMBLE(ragged, at, INTERVAL '1 minute') GROUP BY window_start, window_end, flag)",
+        "window_start",
+    ),
+    windows(
+        "counted_again",
+        true,
+        "SELECT window_start, count(*) AS keys, sum(events) AS events FROM corrected_tumbles GROUP BY window_start",
+        "window_start",
+    ),
+    view(
         "places",
         "SELECT flag, key, rank() OVER (PARTITION BY flag ORDER BY events DESC) AS place, sum(events) OVER (PARTITION BY flag) AS total
          FROM (SELECT flag, key, count(*) AS events FROM events GROUP BY flag, key)",
@@ -408,13 +483,16 @@ fn at_text(at: Micros) -> String {
 
 async fn send(instance: &Embedded, body: Bytes) {
     let ingest = &instance.core.ingest;
-    let sent = ingest
-        .send("events", body, Format::NdJson, OnError::Reject, "oracle")
-        .await;
-    sent.expect("the events are fine");
+    for stream in ["events", "ragged"] {
+        let body = body.clone();
+        let sent = ingest
+            .send(stream, body, Format::NdJson, OnError::Reject, "oracle")
+            .await;
+        sent.expect("the events are fine");
+    }
 }
 
-async fn rows(instance: &Embedded, sql: &str) -> Vec<Value> {
+pub async fn rows(instance: &Embedded, sql: &str) -> Vec<Value> {
     let answers = instance.core.session().execute(sql, &[]).await;
     let answers = answers.unwrap_or_else(|error| panic!("{sql}: {error}"));
     let Some(Answer::Rows { rows, .. }) = answers.into_iter().next() else {
@@ -467,7 +545,7 @@ fn without_floats(row: &Value) -> String {
     format!("{rest:?}")
 }
 
-fn same(one: &Value, other: &Value) -> bool {
+pub fn same(one: &Value, other: &Value) -> bool {
     let near = |(one, other): (f64, f64)| (one - other).abs() <= 1e-6 * one.abs().max(other.abs()).max(1.0);
     let (ours, theirs) = (floats(one), floats(other));
     without_floats(one) == without_floats(other) && ours.len() == theirs.len() && ours.into_iter().zip(theirs).all(near)
@@ -496,8 +574,13 @@ async fn compare(instance: &Embedded, query: &Query, seed: u64) {
 
 async fn create(instance: &Embedded, query: &Query) {
     let kind = if query.view { "MATERIALIZED VIEW" } else { "STREAM" };
+    let lateness = if query.corrected {
+        ", allowed_lateness = '10 minutes'"
+    } else {
+        ""
+    };
     let sql = format!(
-        "CREATE {kind} {} WITH (state = 'unbounded') AS {}",
+        "CREATE {kind} {} WITH (state = 'unbounded'{lateness}) AS {}",
         query.name, query.select
     );
     let created = instance.core.execute(&sql).await;
@@ -519,15 +602,18 @@ async fn run(seed: u64) {
     let mut instance = Embedded::with_threads(Arc::clone(&clock) as _, threads)
         .await
         .expect("it starts");
-    let events = format!(
-        "CREATE STREAM events (
-           id INT NOT NULL, key TEXT, other TEXT, n BIGINT, x DOUBLE, flag BOOLEAN, at TIMESTAMP NOT NULL,
-           WATERMARK FOR at AS at - INTERVAL '{} minutes'
-         ) PARTITION BY ({by}) WITH (partitions = {partitions}, idle_timeout = '{}')",
-        DELAY / 60_000_000,
-        run.pace.idle_timeout
-    );
-    instance.core.execute(&events).await.expect("the stream is fine");
+    // The second's windows close at once, and are corrected by what the first waits for.
+    for (name, delay) in [("events", DELAY), ("ragged", 0)] {
+        let stream = format!(
+            "CREATE STREAM {name} (
+               id INT NOT NULL, key TEXT, other TEXT, n BIGINT, x DOUBLE, flag BOOLEAN, at TIMESTAMP NOT NULL,
+               WATERMARK FOR at AS at - INTERVAL '{} minutes'
+             ) PARTITION BY ({by}) WITH (partitions = {partitions}, idle_timeout = '{}')",
+            delay / 60_000_000,
+            run.pace.idle_timeout
+        );
+        instance.core.execute(&stream).await.expect("the stream is fine");
+    }
 
     let mut queries = QUERIES.iter();
     for _ in 0..10 {

@@ -2,6 +2,7 @@
 
 use headwater_catalog::definition::{Idempotency, Late, Start, StateBound};
 use headwater_catalog::snapshot::{Snapshot, nearest};
+use headwater_event::clock::Micros;
 use headwater_schema::column::UnknownFields;
 use headwater_schema::span;
 
@@ -14,7 +15,7 @@ const PARTITIONS_MAX: u32 = 1024;
 const RETENTION_MS: u64 = 7 * 24 * 60 * 60 * 1000;
 const IDEMPOTENCY_WINDOW_MS: u64 = 60 * 60 * 1000;
 
-const OF_STREAMS: [&str; 9] = [
+const OF_STREAMS: [&str; 10] = [
     "partitions",
     "retention",
     "retention_bytes",
@@ -23,6 +24,7 @@ const OF_STREAMS: [&str; 9] = [
     "http.path",
     "unknown_fields",
     "late",
+    "max_future",
     "idle_timeout",
 ];
 const OF_DERIVED: [&str; 7] = [
@@ -34,7 +36,8 @@ const OF_DERIVED: [&str; 7] = [
     "start",
     "state",
 ];
-const OF_VIEWS: [&str; 4] = ["partitions", "http.path", "start", "state"];
+const OF_VIEWS: [&str; 5] = ["partitions", "http.path", "start", "state", LATENESS];
+const LATENESS: &str = "allowed_lateness";
 
 /// Routes that are Headwater's own, with everything below them.
 const ROUTES: [&str; 9] = [
@@ -62,9 +65,14 @@ pub struct Options {
     pub http_path: Option<String>,
     pub unknown_fields: UnknownFields,
     pub late: Late,
+    /// Of the event time, in microseconds.
+    pub max_future: Option<Micros>,
+    pub max_future_place: Option<Place>,
     pub idle_timeout_ms: u64,
     pub start: Start,
     pub state: StateBound,
+    /// In microseconds.
+    pub allowed_lateness: Micros,
 }
 
 impl Options {
@@ -91,14 +99,20 @@ impl Options {
             http_path: None,
             unknown_fields: UnknownFields::default(),
             late: Late::default(),
+            max_future: None,
+            max_future_place: None,
             idle_timeout_ms: IDLE_TIMEOUT_MS,
             start: Start::default(),
             state: StateBound::default(),
+            allowed_lateness: 0,
         };
         let mut window = None;
         for option in options {
             if !known.contains(&option.key.value.as_str()) {
-                return Err(unknown(option, known, of));
+                return Err(match option.key.value.as_str() {
+                    LATENESS => of_final_rows(option),
+                    _ => unknown(option, known, of),
+                });
             }
             match option.key.value.as_str() {
                 "partitions" => read.partitions = Some(partitions(option)?),
@@ -119,6 +133,11 @@ impl Options {
                     )?;
                 }
                 "late" => read.late = one_of(option, [("dead_letter", Late::DeadLetter), ("drop", Late::Drop)])?,
+                "max_future" => {
+                    read.max_future = Some(micros(option)?);
+                    read.max_future_place = Some(option.place.clone());
+                }
+                LATENESS => read.allowed_lateness = micros(option)?,
                 "idle_timeout" => read.idle_timeout_ms = millis(option)?,
                 "start" => read.start = one_of(option, [("earliest", Start::Earliest), ("latest", Start::Latest)])?,
                 "state" => {
@@ -149,6 +168,14 @@ fn unknown(option: &StatementOption, known: &[&str], of: &str) -> SqlError {
         .hint(format!("its options are {}", known.join(", ")))
 }
 
+fn of_final_rows(option: &StatementOption) -> SqlError {
+    SqlError::invalid("a stream holds final rows, which can't be corrected: allowed_lateness is for views")
+        .at(option.key.place.clone())
+        .hint(
+            "CREATE MATERIALIZED VIEW … WITH (allowed_lateness = '1 minute') AS SELECT …, or a longer WATERMARK delay",
+        )
+}
+
 fn partitions(option: &StatementOption) -> Result<u32> {
     let number = match &option.value {
         OptionValue::Number(number) => number.parse().ok(),
@@ -176,6 +203,12 @@ fn span(option: &StatementOption, what: &str) -> Result<u64> {
     micros
         .and_then(|micros| u64::try_from(micros / 1000).ok())
         .ok_or_else(|| wrong(option, what))
+}
+
+fn micros(option: &StatementOption) -> Result<Micros> {
+    let what = "a span of time like '5 seconds' or '1 hour'";
+    let micros = span::parse(text(option, what)?);
+    micros.ok_or_else(|| wrong(option, what))
 }
 
 fn size(option: &StatementOption) -> Result<u64> {

@@ -23,9 +23,13 @@ use headwater_event::op::changelog_schema;
 
 use crate::error::{Result, SqlError, find};
 use crate::plan::branch::{Branch, Key, Time};
+use crate::plan::grouping::Grouping;
 use crate::plan::inline::{Inlined, inline, replace};
 use crate::plan::stages::Stages;
 use crate::plan::windows::{Spans, WINDOW_END, WINDOW_START};
+
+/// Aggregates that put what they are given in order themselves. (`nth_value` wants its rows in order.)
+const IN_ORDER: [&str; 4] = ["first_value", "last_value", "array_agg", "string_agg"];
 
 /// A group of an aggregate over windows.
 enum Group {
@@ -44,21 +48,21 @@ const STATE_IS_RESULT: [&str; 9] = [
 
 impl Stages<'_> {
     pub fn aggregate(&mut self, aggregate: &logical_expr::Aggregate) -> Result<Branch> {
-        let expressions = aggregate
-            .group_expr
-            .iter()
-            .chain(&aggregate.aggr_expr)
-            .cloned()
-            .collect();
+        let grouping = self.grouping(aggregate)?;
+        let groups = grouping
+            .as_ref()
+            .map_or(&aggregate.group_expr, |grouping| &grouping.groups);
+        let expressions = groups.iter().chain(&aggregate.aggr_expr).cloned().collect();
         match inline(&aggregate.input, expressions).map_err(|error| self.error(&error))? {
-            Some(inlined) => self.over_windows(aggregate, inlined),
+            Some(inlined) => self.over_windows(aggregate, inlined, grouping.as_ref()),
             None => self.for_ever(aggregate),
         }
     }
 
     /// Without a window: a result that changes.
     fn for_ever(&mut self, aggregate: &logical_expr::Aggregate) -> Result<Branch> {
-        let branch = self.node(&aggregate.input)?;
+        let mut branch = self.node(&aggregate.input)?;
+        let aggregate = &self.by_sets(&mut branch, aggregate)?;
         if branch.rows.changelog {
             return self.over_changelog(branch, aggregate);
         }
@@ -115,13 +119,22 @@ impl Stages<'_> {
         branch.rows.columns = columns;
     }
 
-    fn over_windows(&mut self, aggregate: &logical_expr::Aggregate, inlined: Inlined) -> Result<Branch> {
+    fn over_windows(
+        &mut self,
+        aggregate: &logical_expr::Aggregate,
+        inlined: Inlined,
+        grouping: Option<&Grouping>,
+    ) -> Result<Branch> {
         let windows = inlined.windows;
         let mut branch = self.node(&windows.input)?;
         self.refuse_changelog(&branch)?;
         let own: Vec<Column> = windows.columns().into();
-        let (group_expr, aggr_expr) = inlined.expressions.split_at(aggregate.group_expr.len());
-        let (groups, plain) = self.classify(group_expr, &own)?;
+        let count = inlined.expressions.len() - aggregate.aggr_expr.len();
+        let (group_expr, aggr_expr) = inlined.expressions.split_at(count);
+        let (mut groups, mut plain) = self.classify(group_expr, &own)?;
+        if let Some(grouping) = grouping {
+            self.check_sets_of_windows(grouping, &groups, &windows.spans)?;
+        }
         if let Spans::Sessions(sessions) = &windows.spans {
             self.check_session_groups(&plain, sessions)?;
             self.check_session_filters(&inlined.filters, &own, sessions)?;
@@ -153,6 +166,11 @@ impl Stages<'_> {
                 }
             }
         }
+        if let Some(grouping) = grouping {
+            let id = aggregate.schema.field(groups.len()).data_type();
+            plain = self.in_sets(&mut branch, grouping, &positions(&groups), &plain, id)?;
+            groups.push(Group::Plain(plain.len() - 1));
+        }
         let physical = self.groups(&branch, &plain)?;
         let aggregates = self.aggregates(&branch, aggr_expr)?;
         let fields = aggregate.schema.fields();
@@ -178,7 +196,7 @@ impl Stages<'_> {
                 schema: schema.clone(),
             }),
         });
-        self.closes_windows(&mut branch);
+        let lateness = self.closes_corrected_windows(&mut branch)?;
         if stays.is_none() {
             let first = before.len();
             branch = self.cut(branch, schema, (first..first + plain.len()).collect());
@@ -187,22 +205,26 @@ impl Stages<'_> {
         let rows = Arc::new(temporary.as_arrow().clone());
         // Of a session nothing is final before it ends, not even where it begins: its row comes then.
         let emit_changes = self.select.emit_changes && matches!(windows.spans, Spans::Aligned(_));
+        let changelog = emit_changes || lateness > 0;
+        let schema = if changelog { changelog_schema(&rows) } else { rows };
         branch.part.operators.push(match &windows.spans {
             Spans::Aligned(window) => Operator::WindowAggregate(WindowAggregate {
                 window: *window,
                 groups: plain.len(),
                 aggregates,
-                schema: if emit_changes { changelog_schema(&rows) } else { rows },
+                schema,
                 emit_changes,
+                lateness,
             }),
             Spans::Sessions(sessions) => Operator::SessionAggregate(SessionAggregate {
                 gap: sessions.gap,
+                lateness,
                 groups: plain.len(),
                 aggregates,
-                schema: rows,
+                schema,
             }),
         });
-        branch.rows.changelog = emit_changes;
+        branch.rows.changelog = changelog;
         branch.rows.columns = temporary;
         self.after_windows(&mut branch, aggregate, &groups, &own, after)?;
         let partitioned = match stays {
@@ -212,6 +234,10 @@ impl Stages<'_> {
         };
         branch.rows.partitioned = partitioned.filter(|columns: &Vec<usize>| !columns.is_empty());
         known_of_windows(&mut branch, &groups, &windows.spans);
+        if lateness > 0 {
+            // Rows may change after the watermark has passed them.
+            branch.rows.times = BTreeMap::new();
+        }
         Ok(branch)
     }
 
@@ -284,6 +310,28 @@ impl Stages<'_> {
         Ok((groups, plain))
     }
 
+    /// A window's bounds are the same for all that it holds, and only when it closes is anything of it final.
+    fn check_sets_of_windows(&self, grouping: &Grouping, groups: &[Group], spans: &Spans) -> Result<()> {
+        if let Spans::Sessions(_) = spans {
+            return Err(self.about_group(
+                "GROUPING SETS, ROLLUP or CUBE of sessions",
+                "make a view for each grouping",
+            ));
+        }
+        let is_plain = |group: &Group| matches!(group, Group::Plain(_));
+        let all = groups.iter().enumerate();
+        match all
+            .into_iter()
+            .all(|(at, group)| is_plain(group) || grouping.is_everywhere(at))
+        {
+            true => Ok(()),
+            false => Err(self.about_group(
+                "a grouping set without the window's columns",
+                "put them before the sets: GROUP BY window_start, window_end, ROLLUP (…)",
+            )),
+        }
+    }
+
     fn refuse_changelog(&self, branch: &Branch) -> Result<()> {
         if branch.rows.changelog {
             return Err(self.about_group(
@@ -325,6 +373,8 @@ impl Stages<'_> {
             .replace("count(1)", "count(*)");
         if let Expr::AggregateFunction(function) = expression.clone().unalias()
             && !function.params.order_by.is_empty()
+            && !IN_ORDER.contains(&function.func.name())
+            && !function.func.supports_within_group_clause()
         {
             return Err(SqlError::unsupported(format!(
                 "ORDER BY inside {} is not available in continuous queries",
@@ -332,7 +382,19 @@ impl Stages<'_> {
             ))
             .at(find(&self.select.source, function.func.name()))
             .or_at_start(&self.select.source)
-            .hint("order the elements where the view is read: array_sort(column)"));
+            .hint(format!("it is in {}", IN_ORDER.join(", "))));
+        }
+        if let Expr::AggregateFunction(function) = expression.clone().unalias()
+            && function.params.distinct
+            && function.func.name() == "bit_xor"
+        {
+            // DataFusion can't put its partial states together.
+            return Err(
+                SqlError::unsupported("DISTINCT inside bit_xor is not available in continuous queries")
+                    .at(find(&self.select.source, "bit_xor"))
+                    .or_at_start(&self.select.source)
+                    .hint("aggregate over distinct rows: FROM (SELECT DISTINCT …)"),
+            );
         }
         let (properties, context) = (ExecutionProps::new(), PhysicalPlanningContext::default());
         let input = branch.rows.columns.as_arrow();
@@ -340,9 +402,12 @@ impl Stages<'_> {
             .build()
             .map_err(|error| self.error(&error))?;
         let function = lowered.aggregate;
+        let mut arguments = function.expressions();
+        // What they are ordered by comes behind the arguments.
+        arguments.extend(function.order_bys().iter().map(|order| Arc::clone(&order.expr)));
         Ok(Aggregate {
             name,
-            arguments: function.expressions(),
+            arguments,
             filter: lowered.filter,
             state_fields: function.state_fields().map_err(|error| self.error(&error))?,
             result_field: function.field(),
@@ -386,7 +451,9 @@ fn known_of_windows(branch: &mut Branch, groups: &[Group], spans: &Spans) {
             .iter()
             .position(|group| matches!(group, Group::Window(bound) if wanted.contains(bound)))
     };
-    let bounds = [bound(&[0]), bound(&[1, 2])];
+    // Windows that grow have their start in common.
+    let grows = matches!(spans, Spans::Aligned(window) if window.step < window.size);
+    let bounds = [bound(&[0]).filter(|_| !grows), bound(&[1, 2])];
     branch.rows.key = Key::Groups {
         window: Some(bounds),
         groups: positions(groups).into_iter().map(Some).collect(),

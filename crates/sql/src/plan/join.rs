@@ -6,6 +6,7 @@
 //!    that the sides share as slots where their types are equal. The keys, which decide the partition, have the same slots.
 //! 3. Behind the topic one operator joins them.
 
+mod null_equality;
 mod reach;
 mod slots;
 
@@ -22,6 +23,7 @@ use headwater_event::op::changelog_schema;
 
 use crate::error::{Result, SqlError, find};
 use crate::plan::branch::{Branch, Key, Rows, Time};
+use crate::plan::join::null_equality::{distinct_right, without_nulls};
 use crate::plan::join::reach::{Nearness, nearness};
 use crate::plan::join::slots::Slots;
 use crate::plan::stages::{Stages, physical};
@@ -37,8 +39,12 @@ struct Side {
 impl Stages<'_> {
     pub fn join(&mut self, join: &logical_expr::Join) -> Result<Branch> {
         let (kind, is_turned) = self.kind(join)?;
-        let (left, right) = turned(is_turned, &join.left, &join.right);
-        let on: Vec<(Expr, Expr)> = join.on.iter().cloned().map(|(l, r)| turned(is_turned, l, r)).collect();
+        let right = distinct_right(join).map_err(|error| self.error(&error))?;
+        let (left, right) = turned(is_turned, &join.left, &right);
+        let mut on: Vec<(Expr, Expr)> = join.on.iter().cloned().map(|(l, r)| turned(is_turned, l, r)).collect();
+        if join.null_equality == NullEquality::NullEqualsNull {
+            on = without_nulls(on, left.schema(), right.schema()).map_err(|error| self.error(&error))?;
+        }
         if on.is_empty() {
             return Err(self
                 .about_join("a join needs a column on each side that are equal: it is by them that rows meet")
@@ -79,11 +85,6 @@ impl Stages<'_> {
             return Err(self
                 .refused("NOT IN (SELECT …) with columns that may be NULL")
                 .hint("write NOT EXISTS (SELECT … WHERE …): there a NULL equals nothing"));
-        }
-        if join.null_equality == NullEquality::NullEqualsNull {
-            return Err(self
-                .refused("a join by keys of which NULL equals NULL")
-                .hint("write = in place of IS NOT DISTINCT FROM"));
         }
         Ok(match join.join_type {
             JoinType::Inner => (JoinKind::Inner, false),

@@ -4,8 +4,8 @@
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    Distinct, Expr, Function, FunctionArg, FunctionArgExpr, GroupByExpr, Query, Select, SetExpr, SetOperator, Spanned,
-    TableFactor, Visit, Visitor,
+    Distinct, Expr, Function, FunctionArg, FunctionArgExpr, GroupByExpr, Query, Select, SetExpr, SetOperator,
+    SetQuantifier, Spanned, TableFactor, Visit, Visitor,
 };
 use datafusion::sql::sqlparser::tokenizer::Span;
 
@@ -74,11 +74,17 @@ impl Visitor for Check<'_> {
             SetExpr::SetOperation {
                 op: SetOperator::Union, ..
             } => Flow::Continue(()),
-            SetExpr::SetOperation { op, right, .. } => self.no(
-                &op.to_string(),
+            SetExpr::SetOperation {
+                op,
+                set_quantifier: SetQuantifier::All | SetQuantifier::AllByName,
+                right,
+                ..
+            } => self.no(
+                &format!("{op} ALL"),
                 right.span(),
-                "make a derived stream or a view of each side",
+                &format!("{op} leaves each row once; how often it is there is a count(*) of it"),
             ),
+            SetExpr::SetOperation { .. } => Flow::Continue(()),
             SetExpr::Values(values) => self.no("VALUES", values.span(), "INSERT INTO a stream VALUES … appends rows"),
             SetExpr::Select(_) | SetExpr::Query(_) => Flow::Continue(()),
             other => self.no("this kind of query", other.span(), "write SELECT … FROM …"),
@@ -95,7 +101,7 @@ impl Visitor for Check<'_> {
                 return self.no(
                     "WITH ROLLUP, CUBE or TOTALS",
                     select.group_by.span(),
-                    "make a view for each grouping",
+                    "write GROUP BY ROLLUP (…) or CUBE (…)",
                 );
             }
             GroupByExpr::Expressions(..) => {}
@@ -147,11 +153,6 @@ impl Visitor for Check<'_> {
                 expr.span(),
                 "a subquery in FROM is, and so are IN (SELECT …) and EXISTS (SELECT …)",
             ),
-            Expr::GroupingSets(_) | Expr::Rollup(_) | Expr::Cube(_) => self.no(
-                "GROUPING SETS, ROLLUP or CUBE",
-                expr.span(),
-                "make a view for each grouping",
-            ),
             Expr::Function(function) => self.function(function, expr.span()),
             _ => Flow::Continue(()),
         }
@@ -169,13 +170,6 @@ fn is_distinct_on(query: &Query) -> bool {
 impl Check<'_> {
     fn function(&self, function: &Function, span: Span) -> Flow {
         let name = function.name.to_string().to_lowercase();
-        if !function.within_group.is_empty() {
-            return self.no(
-                "WITHIN GROUP",
-                span,
-                "use approx_percentile_cont(column, 0.9) or median(column)",
-            );
-        }
         if NOT_REPEATABLE.contains(&name.as_str()) {
             let message = format!("{name}() gives another result after a restart: a continuous query can't have it");
             let error = SqlError::unsupported(message)

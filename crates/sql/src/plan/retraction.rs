@@ -93,6 +93,10 @@ impl Stages<'_> {
         let groups = aggregate.group_expr.len();
         let mut arguments: Vec<Expr> = Vec::new();
         let mut argument = |expression: &Expr| {
+            if let Expr::Literal(..) = expression {
+                // Some functions want to know it before any row.
+                return expression.clone();
+            }
             let known = arguments.iter().position(|known| known == expression);
             let at = known.unwrap_or_else(|| {
                 arguments.push(expression.clone());
@@ -106,6 +110,9 @@ impl Stages<'_> {
                 return Err(self.refused(&expression.to_string()));
             };
             function.params.args = function.params.args.iter().map(&mut argument).collect();
+            for order in &mut function.params.order_by {
+                order.expr = argument(&order.expr);
+            }
             let filter = function.params.filter.as_deref().map(&mut argument);
             function.params.filter = filter.map(Box::new);
             functions.push(Expr::AggregateFunction(function));

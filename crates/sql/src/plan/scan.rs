@@ -81,6 +81,7 @@ fn branch(scan: &TableScan, definition: &Arc<Definition>, stages: &Stages) -> Re
         Some(column) => TimeSource::Rows {
             column: columns.binary_search(&column).unwrap_or_default(),
             delay: time.delay,
+            lateness: 0,
             late: LateRows::Keep,
         },
         None => time
@@ -129,6 +130,7 @@ fn filled_by(definition: &Definition, snapshot: &Snapshot, request: &Request) ->
         // The number of its last tasks hangs on it.
         partitions: Some(definition.partitions()),
         state: query.state,
+        allowed_lateness: query.allowed_lateness,
         ..*request
     };
     plan::flow(&select, snapshot, &request).map(Some)

@@ -20,6 +20,7 @@ use headwater_catalog::snapshot::Snapshot;
 use headwater_engine::plan::{
     AssignWindows, Filter, Input, NumberCopies, Operator, Output, Pipeline, Stage, TimeSource, Window,
 };
+use headwater_event::clock::Micros;
 use headwater_event::op::changelog_schema;
 use headwater_schema::column::Column as StoredColumn;
 
@@ -37,6 +38,8 @@ pub struct Request<'a> {
     pub name: &'a str,
     pub start: Start,
     pub state: StateBound,
+    /// For so long after its end a window is corrected by rows that come late.
+    pub allowed_lateness: Micros,
     /// Of internal topics; by default as many as the input has.
     pub partitions: Option<u32>,
 }
@@ -68,6 +71,8 @@ pub struct Stages<'a> {
     done: Vec<Stage>,
     /// The names of the objects that it reads.
     pub reads: Vec<String>,
+    /// Whether it has windows that late rows correct.
+    pub corrects_windows: bool,
 }
 
 pub fn build(plan: &LogicalPlan, select: &Select, snapshot: &Snapshot, request: &Request) -> Result<Flow> {
@@ -77,8 +82,16 @@ pub fn build(plan: &LogicalPlan, select: &Select, snapshot: &Snapshot, request: 
         request,
         done: Vec::new(),
         reads: Vec::new(),
+        corrects_windows: false,
     };
     let branch = stages.node(plan)?;
+    if request.allowed_lateness > 0 && !stages.corrects_windows {
+        return Err(SqlError::invalid(
+            "allowed_lateness is for queries that aggregate over windows: this one has nothing to correct",
+        )
+        .at(select.source.start())
+        .hint("leave it out, or aggregate over TUMBLE, HOP, CUMULATE or SESSION"));
+    }
     stages.finish(branch, plan.schema())
 }
 
@@ -257,12 +270,40 @@ impl Stages<'_> {
 
     /// From here on windows close by time: late rows leave the query.
     pub fn closes_windows(&mut self, branch: &mut Branch) {
+        self.closes_windows_after(branch, 0);
+    }
+
+    /// As [`Stages::closes_windows`], of windows that can be corrected for as long as the request says; answers how long.
+    pub fn closes_corrected_windows(&mut self, branch: &mut Branch) -> Result<Micros> {
+        let lateness = self.request.allowed_lateness;
+        if lateness > 0 && self.holds_rows_back(&branch.part.input, &branch.part.operators) {
+            return Err(SqlError::unsupported(
+                "allowed_lateness is not available over what waits for the watermark itself: \
+                 joins that are close in time, window functions, first rows of windows",
+            )
+            .at(self.select.source.start())
+            .hint("leave it out, or aggregate over windows of the stream itself"));
+        }
+        self.corrects_windows = true;
+        self.closes_windows_after(branch, lateness);
+        Ok(lateness)
+    }
+
+    /// Whether operators between the scans and here wait for the watermark.
+    fn holds_rows_back(&self, input: &Input, operators: &[Operator]) -> bool {
+        let mut before = self.done.iter().filter(|stage| stage.output.is_to(&input.topic));
+        operators.iter().any(Operator::closes_by_time)
+            || before.any(|stage| self.holds_rows_back(&stage.input, &stage.operators))
+    }
+
+    fn closes_windows_after(&mut self, branch: &mut Branch, allowed: Micros) {
         for source in &branch.sources {
             let input = match source.stage {
                 Some(stage) => &mut self.done[stage].input,
                 None => &mut branch.part.input,
             };
-            if let TimeSource::Rows { late, .. } = &mut input.time {
+            if let TimeSource::Rows { late, lateness, .. } = &mut input.time {
+                *lateness = allowed;
                 *late = source.late.clone();
             }
         }
