@@ -47,7 +47,7 @@ fn an_aggregate_by_the_partition_needs_no_second_stage() {
         [
             "stage 0: reads clicks-1 (4 partitions): user_id, page_url, time_stamp; watermark time_stamp - 5 seconds",
             "  aggregate in part count(*) by user_id, page_url; kept until the epoch ends",
-            "  aggregate for ever: count(*); keeps one state for each group",
+            "  aggregate for ever: count(*); the view's rows are its state",
             "  project user_id, page_url, count(*) AS click_count",
             "  to page_clicks-2.rows, one row for each user_id, page_url",
         ]
