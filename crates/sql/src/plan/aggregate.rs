@@ -122,6 +122,7 @@ impl Stages<'_> {
         let own: Vec<Column> = windows.columns().into();
         let (group_expr, aggr_expr) = inlined.expressions.split_at(aggregate.group_expr.len());
         let (groups, plain) = self.classify(group_expr, &own)?;
+        self.check_window_group(&groups, &windows.spans)?;
         if let Spans::Sessions(sessions) = &windows.spans {
             self.check_session_groups(&plain, sessions)?;
             self.check_session_filters(&inlined.filters, &own, sessions)?;
@@ -284,6 +285,20 @@ impl Stages<'_> {
         Ok((groups, plain))
     }
 
+    /// What is grouped by has to tell windows apart.
+    fn check_window_group(&self, groups: &[Group], spans: &Spans) -> Result<()> {
+        let has_end = groups.iter().any(|group| matches!(group, Group::Window(1 | 2)));
+        if !begin_together(spans) || has_end {
+            return Ok(());
+        }
+        Err(SqlError::unsupported(
+            "an aggregate over all windows of a CUMULATE that begin together is not available in continuous queries",
+        )
+        .at(find(&self.select.source, "group"))
+        .or_at_start(&self.select.source)
+        .hint("GROUP BY window_start, window_end, …"))
+    }
+
     fn refuse_changelog(&self, branch: &Branch) -> Result<()> {
         if branch.rows.changelog {
             return Err(self.about_group(
@@ -386,7 +401,8 @@ fn known_of_windows(branch: &mut Branch, groups: &[Group], spans: &Spans) {
             .iter()
             .position(|group| matches!(group, Group::Window(bound) if wanted.contains(bound)))
     };
-    let bounds = [bound(&[0]), bound(&[1, 2])];
+    let start = bound(&[0]).filter(|_| !begin_together(spans));
+    let bounds = [start, bound(&[1, 2])];
     branch.rows.key = Key::Groups {
         window: Some(bounds),
         groups: positions(groups).into_iter().map(Some).collect(),
@@ -401,6 +417,11 @@ fn known_of_windows(branch: &mut Branch, groups: &[Group], spans: &Spans) {
             _ => None,
         };
     }
+}
+
+/// Whether several windows have one start, as those of a CUMULATE.
+fn begin_together(spans: &Spans) -> bool {
+    matches!(spans, Spans::Aligned(window) if window.step < window.size)
 }
 
 /// Where the groups that are not about the window are among all groups.
