@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, FieldRef, Schema};
 use datafusion::common::{Column, DFSchema, ScalarValue};
+use datafusion::functions_aggregate::expr_fn::count;
 use datafusion::logical_expr::execution_props::ExecutionProps;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion::logical_expr::{self, Expr, lit};
@@ -155,7 +156,11 @@ impl Stages<'_> {
             }
         }
         let physical = self.groups(&branch, &plain)?;
-        let aggregates = self.aggregates(&branch, aggr_expr)?;
+        let mut aggregates = self.aggregates(&branch, aggr_expr)?;
+        if aggregates.is_empty() && plain.is_empty() {
+            // A window is there by its rows: without any column nothing would tell.
+            aggregates.push(self.one_aggregate(&branch, &count(lit(1i64)))?);
+        }
         let fields = aggregate.schema.fields();
         let plain_fields: Vec<FieldRef> = positions(&groups).into_iter().map(|at| fields[at].clone()).collect();
         let stays = self.meets(&branch, &plain);
