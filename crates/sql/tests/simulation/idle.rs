@@ -34,7 +34,7 @@ fn every_row_is_in_its_window_or_a_dead_letter() {
     with_stack(|| {
         let mut known: Option<(u64, Case)> = None;
         let mut late = 0;
-        let seeds = seeds(400);
+        let seeds = seeds(700);
         let few = seeds.end - seeds.start < 100;
         for seed in seeds {
             let number = seed / SCHEDULES;

@@ -101,17 +101,17 @@ pub fn with_stack(work: impl FnOnce() + Send + 'static) {
 
 #[test]
 fn windows() {
-    simulate("windows", WINDOWS, 700);
+    simulate("windows", WINDOWS, 500);
 }
 
 #[test]
 fn views() {
-    simulate("views", VIEWS, 700);
+    simulate("views", VIEWS, 500);
 }
 
 #[test]
 fn joins() {
-    simulate("joins", JOINS, 700);
+    simulate("joins", JOINS, 500);
 }
 
 #[test]

@@ -28,7 +28,7 @@ struct Count {
 fn made_up_queries() {
     with_stack(|| {
         let mut count = Count::default();
-        let seeds = seeds(100);
+        let seeds = seeds(80);
         let few = seeds.end - seeds.start < 50;
         for seed in seeds {
             one(seed, &mut count);
