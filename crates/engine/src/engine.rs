@@ -1,6 +1,7 @@
 //! Starts queries, watches over their tasks, and stops them.
 //!
-//! Tasks run on threads of the engine's own, away from the sockets' runtime. A task that fails or
+//! Tasks run on threads of the engine's own, away from the sockets' runtime, or wherever they are told to: a task
+//! waits for the log and the clock alone, so a simulator can run all of them on one thread. A task that fails or
 //! panics starts again from its last commit, after a pause that grows.
 
 use std::collections::HashMap;
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use arrow::datatypes::SchemaRef;
 use futures::FutureExt;
+use futures::future::BoxFuture;
 use headwater_event::clock::Clock;
 use headwater_event::offset::{Offset, TopicPartition};
 use headwater_event::op::changelog_schema;
@@ -18,8 +20,7 @@ use headwater_event::room::Room;
 use headwater_log::Log;
 use headwater_log::error::Kind;
 use headwater_log::topic::{Cleanup, TopicSpec};
-use parking_lot::Mutex;
-use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -56,6 +57,9 @@ pub struct EngineOptions {
     pub dead_letters: Option<Arc<str>>,
 }
 
+/// Starts a task somewhere.
+pub type Executor = Arc<dyn Fn(BoxFuture<'static, ()>) + Send + Sync>;
+
 /// Runs pipelines.
 pub struct Engine {
     options: EngineOptions,
@@ -63,9 +67,11 @@ pub struct Engine {
     clock: Arc<dyn Clock>,
     epochs: Arc<Epochs>,
     caches: Room,
-    runtime: Mutex<Option<Runtime>>,
-    handle: Handle,
+    executor: Executor,
 }
+
+/// Threads that tasks run on. Taken out only to be shut down.
+struct Threads(Option<Runtime>);
 
 /// A pipeline that runs. It stops when this is dropped; [`Running::stop`] waits for it.
 #[derive(Debug)]
@@ -102,21 +108,22 @@ impl Default for EngineOptions {
 }
 
 impl Engine {
+    /// With threads of its own.
     pub fn new(options: EngineOptions, log: Arc<dyn Log>, clock: Arc<dyn Clock>) -> io::Result<Arc<Self>> {
-        let runtime = Builder::new_multi_thread()
-            .worker_threads(options.threads.max(1))
-            .thread_name("headwater-engine")
-            .enable_all()
-            .build()?;
-        Ok(Arc::new(Self {
-            handle: runtime.handle().clone(),
-            runtime: Mutex::new(Some(runtime)),
+        let threads = Threads::start(options.threads)?;
+        Ok(Self::on(Arc::new(move |task| threads.run(task)), options, log, clock))
+    }
+
+    /// With tasks wherever the executor runs them; it is dropped with the engine.
+    pub fn on(executor: Executor, options: EngineOptions, log: Arc<dyn Log>, clock: Arc<dyn Clock>) -> Arc<Self> {
+        Arc::new(Self {
             epochs: Epochs::new(options.epoch_bytes_max, options.epochs_bytes_max),
             caches: Room::new(options.state_cache_bytes_max),
             options,
             log,
             clock,
-        }))
+            executor,
+        })
     }
 
     /// Creates what the pipeline needs and starts its tasks, which go on from their last commit.
@@ -163,8 +170,8 @@ impl Engine {
         &self.clock
     }
 
-    pub(crate) fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) {
-        self.handle.spawn(future);
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        (self.executor)(task.boxed());
     }
 
     pub(crate) async fn launch(&self, pipeline: Pipeline, launch: Launch) -> Result<Running> {
@@ -218,7 +225,7 @@ impl Engine {
             stages.push(statuses);
         }
         for assignment in assignments {
-            tasks.spawn_on(supervise(assignment), &self.handle);
+            self.spawn(tasks.track_future(supervise(assignment)));
         }
         tasks.close();
         Ok(Running {
@@ -266,10 +273,27 @@ fn object_of(topic: &str) -> &str {
     object.rsplit_once('-').map_or(object, |(name, _)| name)
 }
 
-impl Drop for Engine {
+impl Threads {
+    fn start(threads: usize) -> io::Result<Self> {
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(threads.max(1))
+            .thread_name("headwater-engine")
+            .enable_all()
+            .build()?;
+        Ok(Self(Some(runtime)))
+    }
+
+    fn run(&self, task: BoxFuture<'static, ()>) {
+        if let Self(Some(runtime)) = self {
+            runtime.spawn(task);
+        }
+    }
+}
+
+impl Drop for Threads {
     fn drop(&mut self) {
         // Waiting for the threads here could block a thread of another runtime.
-        if let Some(runtime) = self.runtime.lock().take() {
+        if let Some(runtime) = self.0.take() {
             runtime.shutdown_background();
         }
     }
@@ -378,6 +402,7 @@ async fn supervise(is: Assignment) {
             pause = RESTART_FIRST;
         }
         tokio::select! {
+            biased;
             () = is.stop.cancelled() => return end(&is, TaskState::Stopped),
             () = is.clock.sleep(pause) => {}
         }

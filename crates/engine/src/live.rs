@@ -58,6 +58,7 @@ impl Engine {
                 }
             };
             tokio::select! {
+                biased;
                 () = sender.closed() => {}
                 () = stop.cancelled() => {}
                 why = failed => {
@@ -124,6 +125,7 @@ impl LookingLog {
             };
             while bytes().await? > BETWEEN_BYTES_MAX {
                 tokio::select! {
+                    biased;
                     () = self.stop.cancelled() => return Err(LogError::Closed),
                     _ = trimmed.changed() => {}
                 }

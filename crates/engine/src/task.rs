@@ -130,6 +130,8 @@ pub async fn run(is: &Assignment) -> Result<()> {
         }
         is.status.send_modify(|status| status.settled = nudge);
         tokio::select! {
+            // Not by lot: a simulated run can be repeated.
+            biased;
             () = is.stop.cancelled() => return Ok(()),
             waited = is.log.wait(&task.input, task.next) => waited?,
             _ = nudges.changed() => {}
@@ -447,6 +449,7 @@ impl<'a> Task<'a> {
                 Err(error) if error.kind() == Kind::Unavailable => {
                     tracing::warn!(pipeline = &*self.is.pipeline, %error, "a commit has to wait");
                     tokio::select! {
+                        biased;
                         () = self.is.stop.cancelled() => return Err(error.into()),
                         () = self.is.clock.sleep(pause) => {}
                     }

@@ -12,7 +12,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, Int8Array, RecordBatch, UInt32Array};
+use arrow::array::{ArrayRef, AsArray, Int8Array, RecordBatch, RecordBatchOptions, UInt32Array};
 use arrow::compute::{concat_batches, take_record_batch};
 use arrow::datatypes::{Int8Type, Schema, SchemaRef};
 use arrow::row::{RowConverter, Rows, SortField};
@@ -89,7 +89,10 @@ impl ChangelogOver {
             });
         }
         let columns = self.order.decode(rows.iter().map(|(key, row)| (*key, &**row)))?;
-        Ok((versions, batch_of(&self.rows, columns)?))
+        // `count(*) OVER ()` looks at no column at all.
+        let count = RecordBatchOptions::new().with_row_count(Some(rows.len()));
+        let rows = RecordBatch::try_new_with_options(self.rows.clone(), columns, &count)?;
+        Ok((versions, rows))
     }
 
     fn evaluate(&self, rows: RecordBatch) -> Result<RecordBatch> {

@@ -78,3 +78,40 @@ impl Operator for NumberCopies {
         self.state.restore(saved)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{Int8Array, Int64Array};
+    use arrow::datatypes::{DataType, Field, Schema, UInt32Type};
+    use headwater_event::op::changelog_schema;
+
+    use super::*;
+
+    #[test]
+    fn a_row_that_has_gone_leaves_nothing_behind() {
+        let value = Field::new("v", DataType::Int64, false);
+        let numbered = Schema::new(vec![value.clone(), Field::new("copy", DataType::UInt32, false)]);
+        let plan = plan::NumberCopies {
+            schema: changelog_schema(&numbered),
+        };
+        let input = changelog_schema(&Schema::new(vec![value]));
+        let mut copies = NumberCopies::new(plan, &input).unwrap();
+        let ops = [Op::Insert, Op::Insert, Op::Delete, Op::Delete].map(|op| op as i8);
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(Int64Array::from_value(7, ops.len())),
+            Arc::new(Int8Array::from(ops.to_vec())),
+        ];
+        let mut out = Vec::new();
+        copies
+            .process(RecordBatch::try_new(input, columns).unwrap(), &mut out)
+            .unwrap();
+        let numbers = out[0].column(1).as_primitive::<UInt32Type>();
+        assert_eq!(numbers.values(), &[0, 1, 1, 0]);
+        let mut changes = StateChanges {
+            partition: 0,
+            entries: Vec::new(),
+        };
+        copies.changes(&mut changes).unwrap();
+        assert!(changes.entries.last().is_some_and(|(_, value)| value.is_none()));
+    }
+}

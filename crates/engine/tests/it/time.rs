@@ -1,4 +1,5 @@
-//! Lateness, idle partitions, equal times: what event time does, apart from what is computed.
+//! Lateness, idle partitions, equal times: what event time does, apart from what is computed. What becomes of the rows of
+//! idle partitions, however the tasks' epochs fall, is for the simulator to show (`sql/tests/simulation/idle.rs`).
 
 use std::time::Duration;
 
@@ -69,67 +70,6 @@ proptest! {
             }
             assert_eq!(world.view().await.len(), in_time);
             assert_eq!(world.dead_letters("late").await.len(), times.len() - in_time);
-        });
-    }
-}
-
-/// What happens to partitions that are idle now and then.
-#[derive(Clone, Copy, Debug)]
-enum Step {
-    /// Time goes on by so much, and a row comes to a partition.
-    Row(u32, Micros),
-    Idle,
-    CatchUp,
-    Restart,
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
-
-    /// However the tasks' epochs fall: a row that comes to an idle partition is in its window or in the dead letters.
-    #[test]
-    fn no_row_of_an_idle_partition_is_lost(
-        steps in prop::collection::vec(
-            prop_oneof![
-                8 => (0..3u32, 0..40i64).prop_map(|(partition, time)| Step::Row(partition, time)),
-                2 => Just(Step::Idle),
-                1 => Just(Step::CatchUp),
-                1 => Just(Step::Restart),
-            ],
-            1..120,
-        ),
-    ) {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        runtime.block_on(async {
-            let mut pipeline = window_pipeline_of(3, TUMBLE, 2);
-            pipeline.stages[0].input.time = time_from_rows(to_dead_letters());
-            let mut world = World::new(pipeline).await;
-            let (mut time, mut rows) = (0, 0);
-            for step in steps {
-                match step {
-                    Step::Row(partition, later) => {
-                        time += later;
-                        rows += 1;
-                        world.append(partition, &[row(time)]).await;
-                    }
-                    Step::Idle => world.clock.advance(Duration::from_secs(11)),
-                    Step::CatchUp => world.caught_up().await,
-                    Step::Restart => world.restart().await,
-                }
-            }
-            for partition in 0..3 {
-                world.append(partition, &[row(END)]).await;
-            }
-            // By now every partition is idle, and those that read from it are told.
-            for _ in 0..3 {
-                world.caught_up().await;
-                world.clock.advance(Duration::from_secs(11));
-            }
-            world.caught_up().await;
-            let count = |row: &String| row.split('|').nth(3).unwrap().parse::<usize>().unwrap();
-            let counted: usize = world.view().await.iter().map(count).sum();
-            let late = world.dead_letters("late").await.len();
-            assert_eq!(counted + late, rows, "{late} of them late");
         });
     }
 }

@@ -380,6 +380,10 @@ const QUERIES: &[Query] = &[
         "window_start",
     ),
     view(
+        "alike",
+        "SELECT key, events, count(*) OVER (PARTITION BY low) AS alike FROM (SELECT key, count(*) AS events, min(n) AS low FROM events GROUP BY key)",
+    ),
+    view(
         "places",
         "SELECT flag, key, rank() OVER (PARTITION BY flag ORDER BY events DESC) AS place, sum(events) OVER (PARTITION BY flag) AS total
          FROM (SELECT flag, key, count(*) AS events FROM events GROUP BY flag, key)",

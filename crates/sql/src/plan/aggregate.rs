@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, FieldRef, Schema};
 use datafusion::common::{Column, DFSchema, ScalarValue};
+use datafusion::functions_aggregate::expr_fn::count;
 use datafusion::logical_expr::execution_props::ExecutionProps;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion::logical_expr::{self, Expr, lit};
@@ -129,9 +130,10 @@ impl Stages<'_> {
         let mut branch = self.node(&windows.input)?;
         self.refuse_changelog(&branch)?;
         let own: Vec<Column> = windows.columns().into();
-        let count = inlined.expressions.len() - aggregate.aggr_expr.len();
-        let (group_expr, aggr_expr) = inlined.expressions.split_at(count);
+        let grouped = inlined.expressions.len() - aggregate.aggr_expr.len();
+        let (group_expr, aggr_expr) = inlined.expressions.split_at(grouped);
         let (mut groups, mut plain) = self.classify(group_expr, &own)?;
+        self.check_window_group(&groups, &windows.spans)?;
         if let Some(grouping) = grouping {
             self.check_sets_of_windows(grouping, &groups, &windows.spans)?;
         }
@@ -172,7 +174,11 @@ impl Stages<'_> {
             groups.push(Group::Plain(plain.len() - 1));
         }
         let physical = self.groups(&branch, &plain)?;
-        let aggregates = self.aggregates(&branch, aggr_expr)?;
+        let mut aggregates = self.aggregates(&branch, aggr_expr)?;
+        if aggregates.is_empty() && plain.is_empty() {
+            // A window is there by its rows: without any column nothing would tell.
+            aggregates.push(self.one_aggregate(&branch, &count(lit(1i64)))?);
+        }
         let fields = aggregate.schema.fields();
         let plain_fields: Vec<FieldRef> = positions(&groups).into_iter().map(|at| fields[at].clone()).collect();
         let stays = self.meets(&branch, &plain);
@@ -332,6 +338,20 @@ impl Stages<'_> {
         }
     }
 
+    /// What is grouped by has to tell windows apart.
+    fn check_window_group(&self, groups: &[Group], spans: &Spans) -> Result<()> {
+        let has_end = groups.iter().any(|group| matches!(group, Group::Window(1 | 2)));
+        if !begin_together(spans) || has_end {
+            return Ok(());
+        }
+        Err(SqlError::unsupported(
+            "an aggregate over all windows of a CUMULATE that begin together is not available in continuous queries",
+        )
+        .at(find(&self.select.source, "group"))
+        .or_at_start(&self.select.source)
+        .hint("GROUP BY window_start, window_end, …"))
+    }
+
     fn refuse_changelog(&self, branch: &Branch) -> Result<()> {
         if branch.rows.changelog {
             return Err(self.about_group(
@@ -451,9 +471,8 @@ fn known_of_windows(branch: &mut Branch, groups: &[Group], spans: &Spans) {
             .iter()
             .position(|group| matches!(group, Group::Window(bound) if wanted.contains(bound)))
     };
-    // Windows that grow have their start in common.
-    let grows = matches!(spans, Spans::Aligned(window) if window.step < window.size);
-    let bounds = [bound(&[0]).filter(|_| !grows), bound(&[1, 2])];
+    let start = bound(&[0]).filter(|_| !begin_together(spans));
+    let bounds = [start, bound(&[1, 2])];
     branch.rows.key = Key::Groups {
         window: Some(bounds),
         groups: positions(groups).into_iter().map(Some).collect(),
@@ -468,6 +487,11 @@ fn known_of_windows(branch: &mut Branch, groups: &[Group], spans: &Spans) {
             _ => None,
         };
     }
+}
+
+/// Whether several windows have one start, as those of a CUMULATE.
+fn begin_together(spans: &Spans) -> bool {
+    matches!(spans, Spans::Aligned(window) if window.step < window.size)
 }
 
 /// Where the groups that are not about the window are among all groups.

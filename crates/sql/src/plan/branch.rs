@@ -115,6 +115,17 @@ impl Branch {
 }
 
 impl Key {
+    /// Takes columns in that are not in it yet.
+    pub fn add(&mut self, columns: &[usize]) {
+        if let Self::Groups { window, groups } = self {
+            for column in columns.iter().map(|&column| Some(column)) {
+                if !groups.contains(&column) && !window.iter().flatten().any(|bound| *bound == column) {
+                    groups.push(column);
+                }
+            }
+        }
+    }
+
     /// Every column `n` is now what was the column `from[n]`, or something new.
     pub fn moved(&mut self, from: &[Option<usize>]) {
         let to = |old: usize| from.iter().position(|&from| from == Some(old));

@@ -108,6 +108,8 @@ impl Stages<'_> {
         let options = params.order_by.iter().map(sort_options);
         let order_by = ordered.iter().copied().zip(options).collect();
         branch = self.gathered(branch, partition_by, stays);
+        // A row that changes to another group goes in one task and comes in another, and nothing keeps these in order.
+        branch.rows.key.add(partition_by);
 
         let added = added(window);
         let functions = calls.iter().zip(&added).map(|(call, (_, field))| {
