@@ -26,6 +26,7 @@ use headwater_schema::column::Column as StoredColumn;
 use crate::error::{Result, SqlError, find, translate};
 use crate::functions::json;
 use crate::plan::branch::{Branch, Key, Part, Rows, Source, Time};
+use crate::plan::temporal::{Versioned, Versions};
 use crate::plan::top_n::First;
 use crate::plan::windows::{Spans, Windows};
 use crate::plan::{self, unexpected};
@@ -118,12 +119,16 @@ impl Stages<'_> {
                     self.assign(&mut branch, windows)?;
                     Ok(branch)
                 }
+                None if extension.node.as_any().is::<Versions>() => Err(self.misplaced_versions()),
                 None => Err(self.refused("this")),
             },
             LogicalPlan::Aggregate(aggregate) => self.aggregate(aggregate),
             LogicalPlan::Window(window) => self.over(window),
             LogicalPlan::Union(union) => self.union(union),
-            LogicalPlan::Join(join) => self.join(join),
+            LogicalPlan::Join(join) => match Versioned::of(&join.right) {
+                Some(versioned) => self.temporal_join(join, versioned),
+                None => self.join(join),
+            },
             other => Err(self.refused(&other.display().to_string())),
         }
     }
