@@ -12,6 +12,8 @@
 //!
 //! A row for which the filter fails is left out.
 
+use std::sync::Arc;
+
 use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions, TimestampMicrosecondArray, UInt32Array,
 };
@@ -22,7 +24,6 @@ use arrow::row::{RowConverter, Rows, SortField};
 use bytes::Bytes;
 use datafusion_common::cast::as_boolean_array;
 use headwater_event::clock::Micros;
-use std::sync::Arc;
 
 use super::pending::Pending;
 use super::salvage::by_rows;

@@ -1,7 +1,7 @@
 //! Joins: two branches that meet by key.
 //!
 //! 1. The equalities between the sides are the keys, [`reach`] finds how close in time the rows of a pair lie,
-//!    and the rest is a filter.
+//!    and the rest is a filter. Without an equality all rows have one key.
 //! 2. Each side's rows are laid out alike, so that one topic takes both: which side they are of, and columns
 //!    that the sides share as slots where their types are equal. The keys, which decide the partition, have the same slots.
 //! 3. Behind the topic one operator joins them.
@@ -15,7 +15,7 @@ use std::sync::Arc;
 use arrow::datatypes::Field;
 use datafusion::common::{DFSchema, JoinType, NullEquality, TableReference};
 use datafusion::logical_expr::utils::conjunction;
-use datafusion::logical_expr::{self, Expr, LogicalPlan};
+use datafusion::logical_expr::{self, Expr, LogicalPlan, lit};
 use headwater_catalog::definition::StateBound;
 use headwater_engine::plan::{Join, JoinKind, JoinSide, Operator, Reach};
 use headwater_event::op::changelog_schema;
@@ -46,12 +46,7 @@ impl Stages<'_> {
     pub fn join(&mut self, join: &logical_expr::Join) -> Result<Branch> {
         let (kind, is_turned) = self.kind(join)?;
         let (left, right) = turned(is_turned, &join.left, &join.right);
-        let on: Vec<(Expr, Expr)> = join.on.iter().cloned().map(|(l, r)| turned(is_turned, l, r)).collect();
-        if on.is_empty() {
-            return Err(self
-                .about_join("a join needs a column on each side that are equal: it is by them that rows meet")
-                .hint("join … ON a.id = b.id; more conditions may follow with AND"));
-        }
+        let mut on: Vec<(Expr, Expr)> = join.on.iter().cloned().map(|(l, r)| turned(is_turned, l, r)).collect();
         let (left, right) = (self.side_of(left)?, self.side_of(right)?);
         let changelog = left.rows.changelog || right.rows.changelog;
         let near = match changelog {
@@ -60,6 +55,10 @@ impl Stages<'_> {
         };
         if near.is_none() {
             self.is_bounded([&left, &right])?;
+        }
+        if on.is_empty() {
+            // All rows meet in one task.
+            on.push((lit(0_i8), lit(0_i8)));
         }
         let filter = match &near {
             Some(near) => conjunction(near.rest.clone()),
@@ -131,7 +130,7 @@ impl Stages<'_> {
             .about_join("this join would keep every row for ever, since a match may always come")
             .hint(
                 "say how close in time they are: … AND b.time BETWEEN a.time AND a.time + INTERVAL '5' MINUTE \
-                 (both the columns of a WATERMARK), join windows by window_start and window_end, \
+                 (both the columns of a WATERMARK), join windows by window_start and window_end, meet the valid row alone: JOIN b FOR SYSTEM_TIME AS OF a.time, \
                  or let the state grow: WITH (state = 'unbounded')",
             ))
     }
@@ -165,7 +164,10 @@ impl Stages<'_> {
             for (number, expression) in added.into_iter().enumerate() {
                 let (_, field) =
                     logical_expr::ExprSchemable::to_field(&expression, &known).map_err(|error| self.error(&error))?;
-                let name = format!("{side} {number}");
+                let name = match (&expression, side) {
+                    (Expr::Literal(..), "left") => "no column".to_owned(),
+                    _ => format!("{side} {number}"),
+                };
                 let field = Field::new(&name, field.data_type().clone(), true);
                 fields.push((Some(TableReference::bare("join")), Arc::new(field)));
                 expressions.push(expression);

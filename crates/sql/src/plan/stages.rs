@@ -113,15 +113,18 @@ impl Stages<'_> {
                 self.project(&mut branch, &projection.expr, &projection.schema)?;
                 Ok(branch)
             }
-            LogicalPlan::Extension(extension) => match extension.node.as_any().downcast_ref::<Windows>() {
-                Some(windows) => {
-                    let mut branch = self.node(&windows.input)?;
-                    self.assign(&mut branch, windows)?;
-                    Ok(branch)
+            LogicalPlan::Extension(extension) => {
+                let node = extension.node.as_any();
+                if node.is::<Versions>() {
+                    return Err(self.misplaced_versions());
                 }
-                None if extension.node.as_any().is::<Versions>() => Err(self.misplaced_versions()),
-                None => Err(self.refused("this")),
-            },
+                let Some(windows) = node.downcast_ref::<Windows>() else {
+                    return Err(self.refused("this"));
+                };
+                let mut branch = self.node(&windows.input)?;
+                self.assign(&mut branch, windows)?;
+                Ok(branch)
+            }
             LogicalPlan::Aggregate(aggregate) => self.aggregate(aggregate),
             LogicalPlan::Window(window) => self.over(window),
             LogicalPlan::Union(union) => self.union(union),

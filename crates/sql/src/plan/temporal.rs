@@ -130,12 +130,11 @@ impl Stages<'_> {
         &mut self,
         join: &logical_expr::Join,
         kind: JoinKind,
-        left: Branch,
+        mut left: Branch,
         mut right: Branch,
         conditions: Vec<Expr>,
     ) -> Result<Branch> {
         self.is_bounded([&right])?;
-        let mut left = left;
         if right.rows.changelog {
             left.make_changelog();
         }
