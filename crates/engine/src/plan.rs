@@ -100,6 +100,7 @@ pub enum Operator {
     Over(Over),
     ChangelogOver(ChangelogOver),
     Join(Join),
+    TemporalJoin(TemporalJoin),
 }
 
 /// Keeps the rows for which `predicate` is true. On a changelog as on any batch.
@@ -350,8 +351,28 @@ pub struct Join {
     pub filter: Option<Arc<dyn PhysicalExpr>>,
     /// What is out of reach is dropped as the watermark passes. Not for changelogs.
     pub reach: Option<Reach>,
+    /// Left rows meet the right ones as they stand, once, and are not kept. Inner or left joins only, without a reach;
+    /// the result is no changelog.
+    pub current: bool,
     /// The left columns, then the right ones (of a semi or anti join the left ones alone); the op column
     /// if the result is a changelog.
+    pub schema: SchemaRef,
+}
+
+/// Joins every left row to the right row with its keys that was valid at its time: the newest one that is not later. Of
+/// several right rows of one time the last in the order of their columns' encodings counts. The input is as that of a
+/// [`Join`], is no changelog, and has the keys and the time of both sides in the same columns.
+#[derive(Clone, Debug)]
+pub struct TemporalJoin {
+    pub left: JoinSide,
+    pub right: JoinSide,
+    /// Left rows without a match are part of the result.
+    pub keeps_unmatched: bool,
+    /// Of the input.
+    pub time_column: usize,
+    /// Over the left columns, then the right ones: must be true for the row that is valid to be a match.
+    pub filter: Option<Arc<dyn PhysicalExpr>>,
+    /// The left columns, then the right ones.
     pub schema: SchemaRef,
 }
 

@@ -7,8 +7,8 @@ use datafusion::physical_expr::PhysicalExpr;
 use headwater_catalog::definition::{Definition, Object};
 use headwater_catalog::snapshot::{Change, Snapshot};
 use headwater_engine::plan::{
-    Aggregate, GroupingSet, Input, Join, JoinKind, LateRows, Operator, Output, Pipeline, Reach, Stage, TimeSource,
-    TopN, ViewKey,
+    Aggregate, GroupingSet, Input, Join, JoinKind, LateRows, Operator, Output, Pipeline, Reach, Stage, TemporalJoin,
+    TimeSource, TopN, ViewKey,
 };
 use headwater_event::op::OP_COLUMN;
 use headwater_schema::types::type_name;
@@ -209,6 +209,7 @@ fn operator(operator: &Operator) -> String {
             names(&aggregate.aggregates)
         ),
         Operator::Join(join) => join_in_words(join),
+        Operator::TemporalJoin(join) => temporal_join(join),
         Operator::TopN(top) => first_rows(top),
         Operator::Over(over) => format!(
             "{} over the time {}{}; rows are kept until the watermark passes, then what later ones look back to",
@@ -259,6 +260,7 @@ fn join_in_words(join: &Join) -> String {
         format!(", where {}", plain(&filter.to_string()))
     });
     let kept = match join.reach {
+        None if join.current => "with the right rows as they stand; keeps every right row".to_owned(),
         None => "keeps every row".to_owned(),
         Some(Reach { lower: 0, upper: 0, .. }) => "at the same time; kept until the watermark passes it".to_owned(),
         Some(Reach { lower, upper, .. }) => format!(
@@ -268,6 +270,20 @@ fn join_in_words(join: &Join) -> String {
         ),
     };
     format!("{kind} by {}{filter}; {kept}", keys.join(", "))
+}
+
+fn temporal_join(join: &TemporalJoin) -> String {
+    let kind = if join.keeps_unmatched { "left join" } else { "join" };
+    let name = |key: &usize| join.schema.field(*key).name().as_str();
+    let filter = join.filter.as_ref().map_or(String::new(), |filter| {
+        format!(", where {}", plain(&filter.to_string()))
+    });
+    let time = join.left.columns.iter().position(|column| *column == join.time_column);
+    format!(
+        "{kind} by {} with the row valid at {}{filter}; rows are kept until the watermark passes, then the newest right one of each key",
+        list(join.left.keys.iter().map(name)),
+        time.as_ref().map_or("its time", name),
+    )
 }
 
 fn distance(micros: i64) -> String {

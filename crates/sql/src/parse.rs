@@ -3,10 +3,11 @@
 //! 1. [`split`]: the text becomes tokens, and the tokens of each statement, without comments, a list
 //!    of their own. Every token keeps its place in the whole text.
 //! 2. [`rewrite`]: what sqlparser would not understand is brought into a form that it does
-//!    (`EMIT CHANGES` is taken off, Flink's long window form is shortened).
+//!    (`EMIT CHANGES` is taken off, Flink's long window form is shortened, `FOR SYSTEM_TIME AS OF` becomes a function).
 //! 3. By their first words the statements go to [`create`] and [`simple`], or, where they are not
 //!    there yet, to an error that names them. Queries and expressions are sqlparser's.
 
+mod as_of;
 mod create;
 mod cursor;
 mod options;
@@ -21,6 +22,7 @@ use std::sync::Arc;
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 
 use crate::error::{Result, SqlError};
+pub(crate) use crate::parse::as_of::AS_OF;
 use crate::parse::cursor::Cursor;
 pub(crate) use crate::parse::cursor::normalize;
 use crate::parse::split::Piece;

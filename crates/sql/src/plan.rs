@@ -3,7 +3,7 @@
 //! 1. [`logical`]: the query becomes a logical plan, or is refused with its place.
 //! 2. [`stages`]: the plan becomes operators in the order of the flow, in [`branch`]es that begin at scans. Where rows
 //!    must meet by key ([`aggregate`]) a branch is cut into two stages; several branches meet where all write one topic.
-//!    Numbered rows of which the first are taken are a Top-N ([`top_n`]), other window functions run over time ([`over`]).
+//!    A join may be [`temporal`]. Numbered rows of which the first are taken are a Top-N ([`top_n`]), other window functions run over time ([`over`]).
 //! 3. [`output`]: what becomes of the last stage's rows, and what names a row of a view.
 //!
 //! A plan depends on the catalog and the text alone: planning again after a restart gives the same
@@ -24,6 +24,7 @@ mod scan;
 mod sessions;
 pub(crate) mod stages;
 pub(crate) mod tables;
+pub(crate) mod temporal;
 #[cfg(test)]
 pub(crate) mod tests;
 mod top_n;

@@ -14,6 +14,7 @@ use datafusion::sql::sqlparser::ast;
 use crate::error::{Result, translate};
 use crate::functions::json;
 use crate::plan::naming::name_columns;
+use crate::plan::temporal;
 use crate::plan::windows::{Planner, Use};
 use crate::statement::Source;
 
@@ -37,13 +38,15 @@ pub async fn logical_plan(state: &SessionState, query: &ast::Query, source: &Sou
 
 pub(crate) fn builder(config: SessionConfig, usage: Use) -> SessionStateBuilder {
     let mut builder = SessionStateBuilder::new().with_config(dialect(config));
-    let planners: Vec<Arc<dyn RelationPlanner>> = vec![Arc::new(Planner::new(usage))];
+    let planners: Vec<Arc<dyn RelationPlanner>> =
+        vec![Arc::new(Planner::new(usage)), Arc::new(temporal::Planner { usage })];
     let mut operators = SessionStateDefaults::default_expr_planners();
     operators.insert(0, Arc::new(json::JsonOperators));
     // The builder adds its defaults behind what is there already, so ours come first.
     builder = builder.with_expr_planners(operators).with_relation_planners(planners);
     let mut functions = SessionStateDefaults::default_scalar_functions();
     functions.extend(json::functions());
+    functions.push(temporal::function());
     builder
         .with_scalar_functions(functions)
         .with_aggregate_functions(SessionStateDefaults::default_aggregate_functions())

@@ -30,6 +30,7 @@ pub mod session_aggregate;
 pub mod sessions;
 pub mod slice;
 pub mod sliding;
+pub mod temporal_join;
 pub mod top_n;
 pub mod window_aggregate;
 pub mod window_top_n;
@@ -179,6 +180,7 @@ pub fn build(plan: &plan::Operator, input: &SchemaRef) -> Result<Box<dyn Operato
         plan::Operator::ChangelogOver(plan) => Box::new(changelog_over::ChangelogOver::new(plan.clone(), input)?),
         plan::Operator::Over(plan) => Box::new(over::Over::new(plan.clone(), input.clone())?),
         plan::Operator::Join(plan) => join::build(plan.clone(), input)?,
+        plan::Operator::TemporalJoin(plan) => Box::new(temporal_join::TemporalJoin::new(plan.clone(), input.clone())?),
     })
 }
 
@@ -200,6 +202,7 @@ pub fn output_schema(plan: &plan::Operator, input: &SchemaRef) -> SchemaRef {
         plan::Operator::Over(plan) => plan.schema.clone(),
         plan::Operator::ChangelogOver(plan) => plan.schema.clone(),
         plan::Operator::Join(plan) => plan.schema.clone(),
+        plan::Operator::TemporalJoin(plan) => plan.schema.clone(),
     }
 }
 
@@ -216,13 +219,17 @@ pub fn has_state(plan: &plan::Operator) -> bool {
             | plan::Operator::Over(_)
             | plan::Operator::ChangelogOver(_)
             | plan::Operator::Join(_)
+            | plan::Operator::TemporalJoin(_)
     )
 }
 
 /// Whether the operator holds rows back until the watermark has passed them.
 pub fn closes_by_time(plan: &plan::Operator) -> bool {
     match plan {
-        plan::Operator::WindowAggregate(_) | plan::Operator::SessionAggregate(_) | plan::Operator::Over(_) => true,
+        plan::Operator::WindowAggregate(_)
+        | plan::Operator::SessionAggregate(_)
+        | plan::Operator::Over(_)
+        | plan::Operator::TemporalJoin(_) => true,
         plan::Operator::TopN(plan) => plan.closes_by.is_some(),
         plan::Operator::Join(join) => join.reach.is_some(),
         _ => false,

@@ -136,6 +136,7 @@ impl Query {
                 lower,
                 upper,
             }),
+            current: false,
             schema: match self.changelog || (unmatched && self.reach.is_none()) {
                 true => changelog_schema(&schema),
                 false => schema,

@@ -11,6 +11,7 @@ mod over;
 mod poison;
 mod session;
 mod support;
+mod temporal_join;
 mod time;
 mod top_n;
 mod touchy;

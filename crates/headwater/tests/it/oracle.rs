@@ -26,6 +26,9 @@ struct Query {
     /// A view, or else a derived stream.
     view: bool,
     select: &'static str,
+    /// How the same is asked once, where that takes other words.
+    batch: Option<&'static str>,
+    state: &'static str,
     /// The column by which to tell windows that are closed.
     closed_by: Option<&'static str>,
     /// Its windows are corrected by rows that come late.
@@ -37,6 +40,8 @@ const fn stream(name: &'static str, select: &'static str) -> Query {
         name,
         view: false,
         select,
+        batch: None,
+        state: "state = 'unbounded'",
         closed_by: None,
         corrected: false,
     }
@@ -61,6 +66,22 @@ const fn corrected(name: &'static str, select: &'static str, closed_by: &'static
     Query {
         corrected: true,
         ..windows(name, true, select, closed_by)
+    }
+}
+
+/// A stream whose SELECT is no batch query.
+const fn continuous(
+    name: &'static str,
+    state: &'static str,
+    select: &'static str,
+    batch: &'static str,
+    closed_by: Option<&'static str>,
+) -> Query {
+    Query {
+        batch: Some(batch),
+        state,
+        closed_by,
+        ..stream(name, select)
     }
 }
 
@@ -388,6 +409,52 @@ const QUERIES: &[Query] = &[
         "SELECT flag, key, rank() OVER (PARTITION BY flag ORDER BY events DESC) AS place, sum(events) OVER (PARTITION BY flag) AS total
          FROM (SELECT flag, key, count(*) AS events FROM events GROUP BY flag, key)",
     ),
+    continuous(
+        "as_of_time",
+        "start = 'earliest'",
+        "SELECT e.id, e.at, s.id AS valid, s.at AS since, s.y FROM events e JOIN shaped FOR SYSTEM_TIME AS OF e.at AS s
+         ON s.key = e.other AND s.y < e.x WHERE s.sign IS NOT NULL",
+        "SELECT e.id, e.at, s.id AS valid, s.at AS since, s.y FROM events e
+         JOIN (SELECT *, lead(at) OVER (PARTITION BY key ORDER BY at, id) AS until FROM shaped) s
+         ON s.key = e.other AND s.at <= e.at AND (s.until IS NULL OR e.at < s.until) AND s.y < e.x WHERE s.sign IS NOT NULL",
+        Some("at"),
+    ),
+    continuous(
+        "as_of_window",
+        "start = 'earliest'",
+        "SELECT t.window_end, t.key, t.events, e.id FROM tumbles t
+         LEFT JOIN events FOR SYSTEM_TIME AS OF t.window_end AS e ON e.key = t.key AND e.n > 0",
+        "SELECT t.window_end, t.key, t.events, e.id FROM tumbles t
+         LEFT JOIN (SELECT *, lead(at) OVER (PARTITION BY key ORDER BY at, id) AS until FROM events) e
+         ON e.key = t.key AND e.at <= t.window_end AND (e.until IS NULL OR t.window_end < e.until) AND e.n > 0",
+        Some("window_end"),
+    ),
+    continuous(
+        "with_windows_before",
+        "start = 'earliest'",
+        "SELECT e.id, e.at, tumbles.events, tumbles.window_end FROM events e LEFT JOIN tumbles FOR SYSTEM_TIME AS OF e.at ON tumbles.key = e.key
+         WHERE e.n > 3",
+        "SELECT e.id, e.at, t.events, t.window_end FROM events e
+         LEFT JOIN (SELECT *, lead(window_end) OVER (PARTITION BY key ORDER BY window_end) AS until FROM tumbles) t
+         ON t.key = e.key AND t.window_end <= e.at AND (t.until IS NULL OR e.at < t.until) WHERE e.n > 3",
+        Some("at"),
+    ),
+    windows(
+        "windows_as_of_time",
+        false,
+        "SELECT window_start, count(*) AS events, count(DISTINCT valid) AS valid FROM TUMBLE(as_of_time, at, INTERVAL '2 minutes')
+         GROUP BY window_start",
+        "window_start",
+    ),
+    stream(
+        "without_key_in_time",
+        "SELECT a.id, b.id AS later FROM events a JOIN events b ON b.at > a.at AND b.at <= a.at + INTERVAL '2 seconds' AND b.n > a.n
+         WHERE a.flag",
+    ),
+    view(
+        "all_with_sizes",
+        "SELECT e.id, b.key, b.events FROM events e JOIN basic b ON b.n > e.n * 40 WHERE e.n > 8",
+    ),
 ];
 
 /// What a stream's watermark allows for.
@@ -561,7 +628,8 @@ async fn compare(instance: &Embedded, query: &Query, seed: u64) {
         None => String::new(),
     };
     let stream = rows(instance, &format!("SELECT * FROM {} {closed}", query.name)).await;
-    let batch = rows(instance, &format!("SELECT * FROM ({}) AS q {closed}", query.select)).await;
+    let select = query.batch.unwrap_or(query.select);
+    let batch = rows(instance, &format!("SELECT * FROM ({select}) AS q {closed}")).await;
     let first = stream.iter().zip(&batch).position(|(one, other)| !same(one, other));
     let first = first.unwrap_or(stream.len().min(batch.len()));
     assert!(
@@ -572,7 +640,7 @@ async fn compare(instance: &Embedded, query: &Query, seed: u64) {
         batch.len(),
         stream.get(first),
         batch.get(first),
-        query.select
+        select
     );
 }
 
@@ -584,8 +652,8 @@ async fn create(instance: &Embedded, query: &Query) {
         ""
     };
     let sql = format!(
-        "CREATE {kind} {} WITH (state = 'unbounded'{lateness}) AS {}",
-        query.name, query.select
+        "CREATE {kind} {} WITH ({}{lateness}) AS {}",
+        query.name, query.state, query.select
     );
     let created = instance.core.execute(&sql).await;
     created.unwrap_or_else(|error| panic!("{sql}: {error}"));

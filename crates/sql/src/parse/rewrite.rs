@@ -4,12 +4,14 @@
 //! * Flink's `TABLE(TUMBLE(TABLE t, DESCRIPTOR(ts), INTERVAL '1' MINUTE))` becomes
 //!   `TUMBLE(t, ts, INTERVAL '1' MINUTE)`, and that `TUMBLE((SELECT * FROM t), …)`.
 //! * `SESSION(t PARTITION BY a, b, ts, …)` becomes `SESSION(t, a, b, ts, …)`.
+//! * `t FOR SYSTEM_TIME AS OF …` becomes a function, see [`super::as_of`].
 //! * A `?` is the operator, not a parameter.
 //! * Constructs that are not there yet and that sqlparser would stumble over are refused by name.
 
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 
 use crate::error::{Result, SqlError};
+use crate::parse::as_of::as_of;
 use crate::statement::Source;
 
 /// The tokens of a query without `EMIT CHANGES`, and whether it was there.
@@ -17,6 +19,7 @@ pub fn query(source: &Source, mut tokens: Vec<TokenWithSpan>) -> Result<(Vec<Tok
     refuse(source, &tokens)?;
     question_marks(&mut tokens);
     let emit_changes = take_emit_changes(source, &mut tokens)?;
+    let tokens = as_of(source, tokens)?;
     Ok((named_tables(shorten(tokens)), emit_changes))
 }
 

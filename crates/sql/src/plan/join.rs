@@ -1,14 +1,14 @@
 //! Joins: two branches that meet by key.
 //!
 //! 1. The equalities between the sides are the keys, [`reach`] finds how close in time the rows of a pair lie,
-//!    and the rest is a filter.
+//!    and the rest is a filter. Without an equality all rows have one key.
 //! 2. Each side's rows are laid out alike, so that one topic takes both: which side they are of, and columns
 //!    that the sides share as slots where their types are equal. The keys, which decide the partition, have the same slots.
 //! 3. Behind the topic one operator joins them.
 
 mod null_equality;
 mod reach;
-mod slots;
+pub mod slots;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use std::sync::Arc;
 use arrow::datatypes::Field;
 use datafusion::common::{DFSchema, JoinType, NullEquality, TableReference};
 use datafusion::logical_expr::utils::conjunction;
-use datafusion::logical_expr::{self, Expr, LogicalPlan};
+use datafusion::logical_expr::{self, Expr, LogicalPlan, lit};
 use headwater_catalog::definition::StateBound;
 use headwater_engine::plan::{Join, JoinKind, JoinSide, Operator, Reach};
 use headwater_event::op::changelog_schema;
@@ -29,11 +29,19 @@ use crate::plan::join::slots::Slots;
 use crate::plan::stages::{Stages, physical};
 
 /// A side of a join: its rows, and which of their columns are keys.
-struct Side {
-    branch: Branch,
-    keys: Vec<usize>,
+pub struct Side {
+    pub branch: Branch,
+    pub keys: Vec<usize>,
     /// With a reach.
     time: Option<usize>,
+}
+
+/// The rows of the other side that a row can match.
+pub enum Memory {
+    Near(Nearness),
+    Ever,
+    /// Left rows match what is there when they come, right ones nothing.
+    Current,
 }
 
 impl Stages<'_> {
@@ -45,11 +53,6 @@ impl Stages<'_> {
         if join.null_equality == NullEquality::NullEqualsNull {
             on = without_nulls(on, left.schema(), right.schema()).map_err(|error| self.error(&error))?;
         }
-        if on.is_empty() {
-            return Err(self
-                .about_join("a join needs a column on each side that are equal: it is by them that rows meet")
-                .hint("join … ON a.id = b.id; more conditions may follow with AND"));
-        }
         let (left, right) = (self.side_of(left)?, self.side_of(right)?);
         let changelog = left.rows.changelog || right.rows.changelog;
         let near = match changelog {
@@ -58,6 +61,10 @@ impl Stages<'_> {
         };
         if near.is_none() {
             self.is_bounded([&left, &right])?;
+        }
+        if on.is_empty() {
+            // All rows meet in one task.
+            on.push((lit(0_i8), lit(0_i8)));
         }
         let filter = match &near {
             Some(near) => conjunction(near.rest.clone()),
@@ -76,11 +83,12 @@ impl Stages<'_> {
             left.branch.make_changelog();
             right.branch.make_changelog();
         }
-        self.joined(kind, left, right, filter, near, &join.schema)
+        let memory = near.map_or(Memory::Ever, Memory::Near);
+        self.joined(kind, left, right, filter, memory, &join.schema)
     }
 
     /// The kind of a join, and whether its sides change places for that.
-    fn kind(&self, join: &logical_expr::Join) -> Result<(JoinKind, bool)> {
+    pub fn kind(&self, join: &logical_expr::Join) -> Result<(JoinKind, bool)> {
         if join.null_aware {
             return Err(self
                 .refused("NOT IN (SELECT …) with columns that may be NULL")
@@ -104,7 +112,7 @@ impl Stages<'_> {
     }
 
     /// The branch of a side, with the columns of its plan alone.
-    fn side_of(&mut self, plan: &LogicalPlan) -> Result<Branch> {
+    pub fn side_of(&mut self, plan: &LogicalPlan) -> Result<Branch> {
         let mut branch = self.node(plan)?;
         let columns: Vec<Expr> = plan.schema().columns().into_iter().map(Expr::Column).collect();
         if branch.rows.columns.fields().len() != columns.len() {
@@ -114,7 +122,7 @@ impl Stages<'_> {
     }
 
     /// The rows of a result with a key are no more than its aggregate keeps anyway; all others add up for ever.
-    fn is_bounded(&self, sides: [&Branch; 2]) -> Result<()> {
+    pub fn is_bounded<const N: usize>(&self, sides: [&Branch; N]) -> Result<()> {
         let has_key = |side: &Branch| side.rows.changelog && matches!(side.rows.key, Key::Groups { .. });
         if self.request.state == StateBound::Unbounded || sides.into_iter().all(has_key) {
             return Ok(());
@@ -123,13 +131,13 @@ impl Stages<'_> {
             .about_join("this join would keep every row for ever, since a match may always come")
             .hint(
                 "say how close in time they are: … AND b.time BETWEEN a.time AND a.time + INTERVAL '5' MINUTE \
-                 (both the columns of a WATERMARK), join windows by window_start and window_end, \
+                 (both the columns of a WATERMARK), join windows by window_start and window_end, meet the valid row alone: JOIN b FOR SYSTEM_TIME AS OF a.time, \
                  or let the state grow: WITH (state = 'unbounded')",
             ))
     }
 
     /// The branch with its keys, and its time if it needs one, among the columns.
-    fn with_keys(&self, mut branch: Branch, side: &str, keys: Vec<Expr>, time: Option<Expr>) -> Result<Side> {
+    pub fn with_keys(&self, mut branch: Branch, side: &str, keys: Vec<Expr>, time: Option<Expr>) -> Result<Side> {
         let known = branch.rows.columns.clone();
         let mut added: Vec<Expr> = Vec::new();
         let mut place = |expression: Expr, taken: &[usize]| {
@@ -157,7 +165,10 @@ impl Stages<'_> {
             for (number, expression) in added.into_iter().enumerate() {
                 let (_, field) =
                     logical_expr::ExprSchemable::to_field(&expression, &known).map_err(|error| self.error(&error))?;
-                let name = format!("{side} {number}");
+                let name = match (&expression, side) {
+                    (Expr::Literal(..), "left") => "no column".to_owned(),
+                    _ => format!("{side} {number}"),
+                };
                 let field = Field::new(&name, field.data_type().clone(), true);
                 fields.push((Some(TableReference::bare("join")), Arc::new(field)));
                 expressions.push(expression);
@@ -172,13 +183,13 @@ impl Stages<'_> {
         })
     }
 
-    fn joined(
+    pub fn joined(
         &mut self,
         kind: JoinKind,
         mut left: Side,
         mut right: Side,
         filter: Option<Expr>,
-        near: Option<Nearness>,
+        memory: Memory,
         result: &DFSchema,
     ) -> Result<Branch> {
         let of = |side: &Side| side.branch.rows.columns.clone();
@@ -194,14 +205,21 @@ impl Stages<'_> {
         };
         let rows = Rows {
             columns: padded(columns, kind, left.branch.rows.columns.fields().len()),
-            changelog: had_changes || (has_unmatched && near.is_none()),
+            changelog: match memory {
+                Memory::Near(_) => had_changes,
+                Memory::Ever => had_changes || has_unmatched,
+                Memory::Current => false,
+            },
             key: Key::Nothing,
             partitioned: partitioned(kind, &left, &right),
-            times: times(kind, &left, &right),
+            times: match memory {
+                Memory::Current => left.branch.rows.times.clone(),
+                Memory::Near(_) | Memory::Ever => times(kind, &left, &right),
+            },
             tasks: left.branch.rows.tasks.max(right.branch.rows.tasks),
         };
-        let reach = match (&near, left.time, right.time) {
-            (Some(near), Some(left), Some(right)) => Some(Reach {
+        let reach = match (&memory, left.time, right.time) {
+            (Memory::Near(near), Some(left), Some(right)) => Some(Reach {
                 left,
                 right,
                 lower: near.lower,
@@ -240,11 +258,16 @@ impl Stages<'_> {
             kind,
             filter,
             reach,
+            current: matches!(memory, Memory::Current),
             schema: output,
         });
         let mut branch = self.meet(vec![left.branch, right.branch], schema, by, partitions, rows);
         branch.part.operators.push(operator);
-        // Without the columns that were added for the join.
+        self.without_added(branch, result)
+    }
+
+    /// Without the columns that were added for the join.
+    pub fn without_added(&self, mut branch: Branch, result: &DFSchema) -> Result<Branch> {
         if branch.rows.columns.fields().len() != result.fields().len() {
             let columns: Vec<Expr> = result.columns().into_iter().map(Expr::Column).collect();
             self.project(&mut branch, &columns, result)?;
@@ -268,7 +291,7 @@ fn turned<T>(is_turned: bool, left: T, right: T) -> (T, T) {
 }
 
 /// The columns of the result: those of a side that may have no match may be NULL. So many are on the left.
-fn padded(columns: DFSchema, kind: JoinKind, left: usize) -> DFSchema {
+pub fn padded(columns: DFSchema, kind: JoinKind, left: usize) -> DFSchema {
     let may_be_null = |at: usize| match kind {
         JoinKind::Left => at >= left,
         JoinKind::Right => at < left,

@@ -1,7 +1,7 @@
 //! From a query as written to a logical plan that can be cut into stages.
 //!
 //! 1. What can't run for ever is refused ([`super::refuse`]).
-//! 2. Columns without a name get the one that Postgres would give them.
+//! 2. Columns without a name get the one that Postgres would give them, and temporal joins their condition.
 //! 3. DataFusion plans the query and coerces types; `DISTINCT ON` becomes a Top-N.
 //! 4. Columns are cast to the types that streams and views keep.
 //! 5. A chosen few of DataFusion's rules simplify expressions and push filters and projections down.
@@ -28,6 +28,7 @@ use crate::error::{Kind, Result, SqlError, find, translate};
 use crate::plan::naming::name_columns;
 use crate::plan::refuse::refuse;
 use crate::plan::tables::{PLANNING, Tables};
+use crate::plan::temporal::with_times;
 use crate::plan::top_n::without_distinct_on;
 use crate::statement::{Select, Source};
 use crate::types::stored_type;
@@ -36,7 +37,8 @@ use crate::types::stored_type;
 pub fn plan(select: &Select, snapshot: &Snapshot) -> Result<LogicalPlan> {
     let source = &select.source;
     refuse(&select.query, source)?;
-    let query = name_columns(&select.query);
+    let mut query = name_columns(&select.query);
+    with_times(&mut query, snapshot, source)?;
     let tables = Tables { snapshot };
     let planner = SqlToRel::new_with_options(&tables, ParserOptions::from(&PLANNING.config_options().sql_parser));
     let plan = planner

@@ -7,7 +7,7 @@ use std::time::Duration;
 use arrow::datatypes::Schema;
 use datafusion::common::DFSchema;
 use datafusion::logical_expr::TableScan;
-use headwater_catalog::definition::{DEAD_LETTERS, Definition, Late, Start};
+use headwater_catalog::definition::{DEAD_LETTERS, Definition, Late, Start, StateBound};
 use headwater_catalog::snapshot::Snapshot;
 use headwater_engine::plan::{Input, LateRows, TimeSource};
 use headwater_event::op::changelog_schema;
@@ -134,6 +134,19 @@ fn filled_by(definition: &Definition, snapshot: &Snapshot, request: &Request) ->
         ..*request
     };
     plan::flow(&select, snapshot, &request).map(Some)
+}
+
+/// The columns of a stream that hold event time.
+pub fn event_times(definition: &Definition, snapshot: &Snapshot) -> Result<BTreeMap<usize, Time>> {
+    let request = Request {
+        name: &definition.name,
+        start: Start::Earliest,
+        state: StateBound::Unbounded,
+        allowed_lateness: 0,
+        partitions: None,
+    };
+    let flow = filled_by(definition, snapshot, &request)?;
+    Ok(time_of(definition, flow.as_ref()).times)
 }
 
 /// The event time of a stream.

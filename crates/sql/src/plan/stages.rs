@@ -27,6 +27,7 @@ use headwater_schema::column::Column as StoredColumn;
 use crate::error::{Result, SqlError, find, translate};
 use crate::functions::json;
 use crate::plan::branch::{Branch, Key, Part, Rows, Source, Time};
+use crate::plan::temporal::{Versioned, Versions};
 use crate::plan::top_n::First;
 use crate::plan::windows::{Spans, Windows};
 use crate::plan::{self, unexpected};
@@ -125,18 +126,25 @@ impl Stages<'_> {
                 self.project(&mut branch, &projection.expr, &projection.schema)?;
                 Ok(branch)
             }
-            LogicalPlan::Extension(extension) => match extension.node.as_any().downcast_ref::<Windows>() {
-                Some(windows) => {
-                    let mut branch = self.node(&windows.input)?;
-                    self.assign(&mut branch, windows)?;
-                    Ok(branch)
+            LogicalPlan::Extension(extension) => {
+                let node = extension.node.as_any();
+                if node.is::<Versions>() {
+                    return Err(self.misplaced_versions());
                 }
-                None => Err(self.refused("this")),
-            },
+                let Some(windows) = node.downcast_ref::<Windows>() else {
+                    return Err(self.refused("this"));
+                };
+                let mut branch = self.node(&windows.input)?;
+                self.assign(&mut branch, windows)?;
+                Ok(branch)
+            }
             LogicalPlan::Aggregate(aggregate) => self.aggregate(aggregate),
             LogicalPlan::Window(window) => self.over(window),
             LogicalPlan::Union(union) => self.union(union),
-            LogicalPlan::Join(join) => self.join(join),
+            LogicalPlan::Join(join) => match Versioned::of(&join.right) {
+                Some(versioned) => self.temporal_join(join, versioned),
+                None => self.join(join),
+            },
             other => Err(self.refused(&other.display().to_string())),
         }
     }

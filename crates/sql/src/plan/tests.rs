@@ -360,14 +360,6 @@ fn how_close_in_time_rows_are_is_found() {
 fn joins_that_can_not_be() {
     let cases = [
         (
-            "SELECT a.price FROM clicks a CROSS JOIN clicks b",
-            "needs a column on each side",
-        ),
-        (
-            "SELECT a.price FROM clicks a, clicks b WHERE a.price < b.price",
-            "needs a column on each side",
-        ),
-        (
             "SELECT price FROM clicks WHERE price NOT IN (SELECT price FROM clicks)",
             "NOT IN (SELECT …) with columns that may be NULL",
         ),
@@ -382,6 +374,95 @@ fn joins_that_can_not_be() {
         ));
         assert!(error.to_string().contains(message), "{sql}: {error}");
     }
+}
+
+#[test]
+fn without_an_equality_all_rows_meet() {
+    for (state, from, expected) in [
+        ("'unbounded'", "clicks a CROSS JOIN clicks b", "keeps every row"),
+        (
+            "'unbounded'",
+            "clicks a, clicks b WHERE a.price < b.price",
+            "a.price < b.price",
+        ),
+        (
+            "'bounded'",
+            "clicks a LEFT JOIN clicks b ON b.time_stamp BETWEEN a.time_stamp AND a.time_stamp + INTERVAL '1' MINUTE",
+            "from the same time to 1 minute after",
+        ),
+    ] {
+        let sql = format!("CREATE MATERIALIZED VIEW v WITH (state = {state}) AS SELECT a.page_url FROM {from}");
+        let (_, stages) = planned(&sql);
+        let join = stages.iter().find(|line| line.contains("join by no column"));
+        assert!(
+            join.is_some_and(|join| plain(join).contains(expected)),
+            "{from}: {stages:#?}"
+        );
+    }
+    let error = refused("CREATE STREAM s AS SELECT a.price FROM clicks a, clicks b WHERE a.price < b.price");
+    assert!(
+        error
+            .hint
+            .as_deref()
+            .is_some_and(|hint| hint.contains("FOR SYSTEM_TIME AS OF")),
+        "{error:?}"
+    );
+}
+
+/// Without the names of tables.
+fn plain(line: &str) -> String {
+    line.replace(['(', ')'], "")
+}
+
+const RATES: &str = "CREATE STREAM rates (page_url TEXT, rate INT, kind TEXT, since TIMESTAMPTZ NOT NULL,
+    WATERMARK FOR since AS since - INTERVAL '1' MINUTE);";
+
+#[test]
+fn the_valid_row_is_found_before_anything_is_asked_of_it() {
+    let (stream, stages) = planned(&format!(
+        "{RATES} CREATE STREAM s AS SELECT c.user_id, r.rate, c.time_stamp
+         FROM clicks c LEFT JOIN rates FOR SYSTEM_TIME AS OF c.time_stamp AS r ON r.page_url = c.page_url AND r.kind = 'a'
+         WHERE c.price > 1"
+    ));
+    assert_eq!(stream.stream().unwrap().partition_by, [] as [&str; 0]);
+    let filters: Vec<_> = stages.iter().filter(|line| line.starts_with("  filter")).collect();
+    assert_eq!(filters.len(), 1, "{stages:#?}");
+    assert!(
+        stages.iter().any(|line| line.contains(
+            "left join by page_url with the row valid at time_stamp, where kind = a; rows are kept until the watermark passes, \
+             then the newest right one of each key"
+        )),
+        "{stages:#?}"
+    );
+    let late = stages
+        .iter()
+        .filter(|line| line.contains("late rows go to dead_letters"));
+    assert_eq!(late.count(), 2, "{stages:#?}");
+    // The filter of an inner join comes from below it.
+    let (_, stages) = planned(&format!(
+        "{RATES} CREATE STREAM s AS SELECT c.user_id
+         FROM clicks c JOIN rates FOR SYSTEM_TIME AS OF c.time_stamp ON rates.page_url = c.page_url WHERE rates.kind = 'a'"
+    ));
+    assert!(
+        stages
+            .iter()
+            .any(|line| line.contains("valid at time_stamp, where kind = a")),
+        "{stages:#?}"
+    );
+}
+
+#[test]
+fn rows_as_they_stand_are_met_once() {
+    let (_, stages) = planned(
+        "CREATE MATERIALIZED VIEW pages AS SELECT page_url, count(*) AS n FROM clicks GROUP BY page_url;
+         CREATE STREAM s AS SELECT c.user_id, p.n FROM clicks c LEFT JOIN pages FOR SYSTEM_TIME AS OF now() p ON p.page_url = c.page_url",
+    );
+    assert!(
+        stages.iter().any(
+            |line| line.contains("left join by page_url; with the right rows as they stand; keeps every right row")
+        ),
+        "{stages:#?}"
+    );
 }
 
 #[test]

@@ -8,7 +8,7 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::side::{Role, Side};
+use super::side::{LEFT, Role, Side};
 use super::stretch::Stretch;
 use super::{Found, Memory};
 use crate::error::{Error, Result};
@@ -22,6 +22,8 @@ const NUMBER_BYTES: usize = 8;
 pub struct Kept {
     rows: Keyed,
     are_changelogs: bool,
+    /// Else nothing ever stands on the left.
+    keeps_left: bool,
     next: u64,
 }
 
@@ -32,10 +34,11 @@ struct Counts {
 }
 
 impl Kept {
-    pub fn new(are_changelogs: bool) -> Self {
+    pub fn new(are_changelogs: bool, keeps_left: bool) -> Self {
         Self {
             rows: Keyed::new(),
             are_changelogs,
+            keeps_left,
             next: 0,
         }
     }
@@ -86,8 +89,12 @@ impl Memory for Kept {
         let keys = stretch.keys(1 - stretch.side);
         let mut starts = Vec::with_capacity(keys.len() + 1);
         let (mut copies, mut matches, mut places) = (Vec::new(), Vec::new(), Vec::new());
+        let has_rows = self.keeps_left || stretch.side == LEFT;
         for key in keys {
             starts.push(places.len());
+            if !has_rows {
+                continue;
+            }
             for (suffix, value) in self.rows.group(key)?.rows().iter() {
                 let counts = Counts::decode(value)?;
                 copies.push(counts.copies);
@@ -115,6 +122,9 @@ impl Memory for Kept {
         found: &Found<Bytes>,
         added: &[i64],
     ) -> Result<()> {
+        if !self.keeps_left && stretch.side == LEFT {
+            return Ok(());
+        }
         for (change, suffix) in stretch.changes.iter().zip(self.suffixes(stretch)) {
             let mut group = self.rows.group(stretch.key(change.row))?;
             let mut copies = change.copies;

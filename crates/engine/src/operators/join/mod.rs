@@ -11,6 +11,8 @@
 //! Of a stretch the retractions come out first, then what is new. Changes to one row that cancel each other are
 //! put together before, so that no retraction belongs to a row of the same stretch.
 //!
+//! Where left rows meet the right ones as they stand, the right ones come first, meet nothing, and the left ones are not kept.
+//!
 //! A row for which the filter fails is left out as if it had not come.
 
 mod kept;
@@ -102,12 +104,17 @@ struct Found<P> {
 
 pub fn build(plan: plan::Join, input: &SchemaRef) -> Result<Box<dyn Operator>> {
     let shows_unmatched = !matches!(plan.kind, JoinKind::Inner | JoinKind::LeftSemi);
-    let has_changes = is_changelog(input) || (shows_unmatched && plan.reach.is_none());
+    let has_changes = !plan.current && (is_changelog(input) || (shows_unmatched && plan.reach.is_none()));
+    if plan.current && (plan.reach.is_some() || !matches!(plan.kind, JoinKind::Inner | JoinKind::Left)) {
+        return Err(Error::Plan(
+            "rows meet others as they stand in inner and left joins without a reach alone".to_owned(),
+        ));
+    }
     if has_changes != is_changelog(&plan.schema) {
         return Err(Error::Plan("a join whose result is a changelog must say so".to_owned()));
     }
     let sides = Side::both(&plan, input)?;
-    let (reach, is_changelog) = (plan.reach, is_changelog(input));
+    let (reach, current, is_changelog) = (plan.reach, plan.current, is_changelog(input));
     let shape = Shape {
         plan,
         input: input.clone(),
@@ -116,7 +123,7 @@ pub fn build(plan: plan::Join, input: &SchemaRef) -> Result<Box<dyn Operator>> {
     Ok(match reach {
         Some(_) if is_changelog => return Err(Error::Plan("a join of changelogs has no reach in time".to_owned())),
         Some(reach) => Box::new(Join::new(shape, Near::new(reach))?),
-        None => Box::new(Join::new(shape, Kept::new(is_changelog))?),
+        None => Box::new(Join::new(shape, Kept::new(is_changelog, !current))?),
     })
 }
 
@@ -236,7 +243,11 @@ impl<M: Memory> Operator for Join<M> {
 
     fn flush(&mut self, out: &mut Vec<RecordBatch>) -> Result<()> {
         let taken = std::mem::take(&mut self.taken);
-        for side in [side::LEFT, side::RIGHT] {
+        let order = match self.shape.plan.current {
+            true => [side::RIGHT, side::LEFT],
+            false => [side::LEFT, side::RIGHT],
+        };
+        for side in order {
             let rows = self.rows_of(&taken, side)?;
             if rows.num_rows() > 0 {
                 self.arrive(side, rows, out)?;
