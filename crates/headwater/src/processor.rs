@@ -29,11 +29,6 @@ use tracing::{error, info};
 
 use crate::instance::Intake;
 
-/// How long a view's changes are kept for live queries to go back to.
-const CHANGES_RETENTION_MS: u64 = 60 * 60 * 1000;
-/// And how much of them, for each partition.
-const CHANGES_RETENTION_BYTES: u64 = 256 << 20;
-
 /// Runs the catalog's continuous queries on this process's engine, and its sources.
 pub struct Processor {
     catalog: Arc<Catalog>,
@@ -389,14 +384,15 @@ fn stream_topic(definition: &Definition, retention_ms: Option<u64>, retention_by
     }
 }
 
+/// Kept for ever: queries that read a view begin at its first change.
 fn changes_topic(definition: &Definition, partitions: u32) -> TopicSpec {
     TopicSpec {
         name: definition.topic(),
         schema: op::changelog_schema(&arrow_schema(definition.columns())),
         partitions,
         cleanup: Cleanup::Delete {
-            retention_ms: Some(CHANGES_RETENTION_MS),
-            retention_bytes: Some(CHANGES_RETENTION_BYTES),
+            retention_ms: None,
+            retention_bytes: None,
         },
     }
 }

@@ -19,6 +19,7 @@ mod nexmark;
 mod oracle;
 mod overload;
 mod postgres;
+mod retention;
 mod server;
 mod sql_files;
 mod stop;
