@@ -21,6 +21,7 @@ mod overload;
 mod postgres;
 mod retention;
 mod server;
+mod sinks;
 mod sql_files;
 mod stop;
 mod tidy;
