@@ -25,6 +25,7 @@ pub enum Object {
     Stream(Stream),
     View(View),
     Source(Source),
+    Sink(Sink),
 }
 
 /// A stream: events from outside, or the rows of a continuous query.
@@ -73,6 +74,16 @@ pub struct Source {
     /// `ENCODE` of the `FORMAT` clause, in lower case.
     #[serde(default)]
     pub encode: Option<String>,
+}
+
+/// Takes the rows of a stream, or the changes of a view, elsewhere. What the options mean is its connector's business.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sink {
+    /// The stream or view that it reads, by name.
+    pub reads: String,
+    pub connector: String,
+    /// As they were written, but for `connector`; numbers and booleans as text.
+    pub options: BTreeMap<String, String>,
 }
 
 /// A continuous query.
@@ -162,62 +173,70 @@ impl Definition {
     pub fn stream(&self) -> Option<&Stream> {
         match &self.object {
             Object::Stream(stream) => Some(stream),
-            Object::View(_) | Object::Source(_) => None,
+            Object::View(_) | Object::Source(_) | Object::Sink(_) => None,
         }
     }
 
     pub fn view(&self) -> Option<&View> {
         match &self.object {
             Object::View(view) => Some(view),
-            Object::Stream(_) | Object::Source(_) => None,
+            Object::Stream(_) | Object::Source(_) | Object::Sink(_) => None,
         }
     }
 
     pub fn source(&self) -> Option<&Source> {
         match &self.object {
             Object::Source(source) => Some(source),
-            Object::Stream(_) | Object::View(_) => None,
+            Object::Stream(_) | Object::View(_) | Object::Sink(_) => None,
+        }
+    }
+
+    pub fn sink(&self) -> Option<&Sink> {
+        match &self.object {
+            Object::Sink(sink) => Some(sink),
+            Object::Stream(_) | Object::View(_) | Object::Source(_) => None,
         }
     }
 
     /// Whether it has rows that can be read: a stream or a view.
     pub fn has_rows(&self) -> bool {
-        self.source().is_none()
+        matches!(self.object, Object::Stream(_) | Object::View(_))
     }
 
     pub fn query(&self) -> Option<&Query> {
         match &self.object {
             Object::Stream(stream) => stream.query.as_ref(),
             Object::View(view) => Some(&view.query),
-            Object::Source(_) => None,
+            Object::Source(_) | Object::Sink(_) => None,
         }
     }
 
-    /// The objects without which it can't be, by name: what its query reads, or the stream that a
+    /// The objects without which it can't be, by name: what its query or a sink reads, or the stream that a
     /// source writes into.
     pub fn needs(&self) -> &[String] {
         match (&self.object, self.query()) {
             (Object::Source(source), _) => std::slice::from_ref(&source.stream),
+            (Object::Sink(sink), _) => std::slice::from_ref(&sink.reads),
             (_, Some(query)) => &query.reads,
             (_, None) => &[],
         }
     }
 
-    /// None for a source.
+    /// None for a source or a sink.
     pub fn columns(&self) -> &[Column] {
         match &self.object {
             Object::Stream(stream) => &stream.schema.columns,
             Object::View(view) => &view.columns,
-            Object::Source(_) => &[],
+            Object::Source(_) | Object::Sink(_) => &[],
         }
     }
 
-    /// 0 for a source.
+    /// 0 for a source or a sink.
     pub fn partitions(&self) -> u32 {
         match &self.object {
             Object::Stream(stream) => stream.partitions,
             Object::View(view) => view.partitions,
-            Object::Source(_) => 0,
+            Object::Source(_) | Object::Sink(_) => 0,
         }
     }
 
@@ -225,28 +244,29 @@ impl Definition {
         match &self.object {
             Object::Stream(stream) => stream.http_path.as_deref(),
             Object::View(view) => view.http_path.as_deref(),
-            Object::Source(_) => None,
+            Object::Source(_) | Object::Sink(_) => None,
         }
     }
 
-    /// "stream", "view" or "source".
+    /// "stream", "view", "source" or "sink".
     pub fn kind(&self) -> &'static str {
         match &self.object {
             Object::Stream(_) => "stream",
             Object::View(_) => "view",
             Object::Source(_) => "source",
+            Object::Sink(_) => "sink",
         }
     }
 
-    /// The topic of a stream's events, or of a view's changes. A source has none.
+    /// The topic of a stream's events, or of a view's changes. A source or a sink has none.
     pub fn topic(&self) -> String {
         match &self.object {
-            Object::Stream(_) | Object::Source(_) => format!("{}-{}", self.name, self.id),
+            Object::Stream(_) | Object::Source(_) | Object::Sink(_) => format!("{}-{}", self.name, self.id),
             Object::View(_) => format!("{}-{}.changes", self.name, self.id),
         }
     }
 
-    /// The state table that holds what a source has brought so far.
+    /// The state table that holds what a source has brought, or a sink delivered, so far.
     pub fn position_table(&self) -> String {
         format!("{}-{}.position", self.name, self.id)
     }

@@ -1,12 +1,21 @@
-//! Ways in from elsewhere: sources, each a file or folder in [`sources`] and a line in its table.
+//! Ways in from elsewhere and out to it: sources and sinks, each a file or folder in [`sources`] or [`sinks`] and a line in its table.
 //!
-//! A connector answers one question, what comes next ([`source::Source`]). The loop around it is
+//! A source answers one question, what comes next ([`source::Source`]). The loop around it is
 //! here once, in [`runtime`]: rate, retries, metrics, dead letters, and the commit that stores rows
 //! together with the position behind them, so that no restart loses or repeats any. It knows nothing of SQL,
 //! and nothing of what reads the stream.
+//!
+//! A sink takes rows and makes them durable elsewhere ([`sink::Sink`]). The loop around it is in [`delivery`]: reading the
+//! log, retries, metrics, dead letters, and the commit of the position together with what the sink has promised.
 
+pub mod delivery;
 pub mod options;
 pub mod random;
 pub mod runtime;
+pub mod sink;
+pub mod sinks;
 pub mod source;
 pub mod sources;
+pub mod within;
+
+mod activity;

@@ -1,4 +1,4 @@
-//! The options of a source: read one after the other by its connector, and those that nobody has
+//! The options of a source or a sink: read one after the other by its connector, and those that nobody has
 //! read are unknown.
 
 use std::collections::BTreeMap;
@@ -7,9 +7,9 @@ use std::str::FromStr;
 
 use headwater_catalog::snapshot::nearest;
 use headwater_event::clock::Micros;
-use headwater_schema::{calendar, span};
+use headwater_schema::{calendar, size, span};
 
-/// What is wrong with a source's definition.
+/// What is wrong with the definition of a source or a sink.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     pub about: About,
@@ -27,6 +27,7 @@ pub enum About {
     /// An option that is not known.
     Key(String),
     Format,
+    /// What a source writes into, or a sink reads.
     Stream,
     /// Something isn't there.
     Statement,
@@ -137,6 +138,14 @@ impl<'a> Options<'a> {
         self.text(name).map(parse).transpose()
     }
 
+    pub fn bytes(&mut self, name: &str) -> Result<Option<u64>, Refusal> {
+        let parse = |text: &str| {
+            let bytes = size::parse(text).filter(|bytes| *bytes > 0);
+            bytes.ok_or_else(|| Refusal::option(name, "a size like '64 MB'"))
+        };
+        self.text(name).map(parse).transpose()
+    }
+
     pub fn flag(&mut self, name: &str) -> Result<Option<bool>, Refusal> {
         self.number(name, "true or false")
     }
@@ -155,12 +164,14 @@ impl<'a> Options<'a> {
     }
 
     /// Refuses what nobody has asked for.
-    pub fn finish(self, connector: &str) -> Result<(), Refusal> {
+    ///
+    /// `whose` is for the message: "a source with the connector file".
+    pub fn finish(self, whose: &str) -> Result<(), Refusal> {
         let Some(unknown) = self.values.keys().find(|key| !self.known.contains(key)) else {
             return Ok(());
         };
         let near = nearest(unknown, self.known.iter().map(String::as_str));
-        let message = format!("a source with the connector {connector} has no option '{unknown}'");
+        let message = format!("{whose} has no option '{unknown}'");
         let mut known = self.known.clone();
         known.dedup();
         Err(Refusal::new(About::Key(unknown.clone()), message)

@@ -19,8 +19,8 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{FutureExt, poll};
-use headwater_catalog::definition::Definition;
+use futures::FutureExt;
+use headwater_catalog::definition::{Definition, Source};
 use headwater_event::clock::Clock;
 use headwater_event::id::Ids;
 use headwater_log::Log;
@@ -33,15 +33,16 @@ use tokio::task::{JoinHandle, yield_now};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use crate::activity::{Activity, RETRY_FIRST, RETRY_MAX, rest};
+use crate::options::Refusal;
 use crate::runtime::pace::Pace;
 use crate::runtime::store::Store;
 use crate::source::{Ask, Error, Next, Opened};
 use crate::sources;
+use crate::within::Within;
 
 /// How often a source that has nothing now is asked again.
 const POLL: Duration = Duration::from_millis(500);
-const RETRY_FIRST: Duration = Duration::from_millis(100);
-const RETRY_MAX: Duration = Duration::from_secs(30);
 
 /// The sources that run in this process.
 pub struct Sources {
@@ -60,6 +61,7 @@ struct Shared {
     ids: Arc<Ids>,
     /// The topic of what can't be read.
     dead_letters: Arc<str>,
+    within: Within,
 }
 
 struct Running {
@@ -88,21 +90,6 @@ struct Status {
     stored: Stored,
 }
 
-#[derive(Clone, Debug, Default)]
-enum Activity {
-    #[default]
-    Working,
-    /// Until the clock has come so far.
-    Waiting(Duration),
-    Finished,
-    Failing {
-        why: String,
-        until: Duration,
-    },
-    /// Not tried again.
-    Failed(String),
-}
-
 /// How much is stored in all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Stored {
@@ -127,6 +114,7 @@ impl Sources {
         clock: Arc<dyn Clock>,
         ids: Arc<Ids>,
         dead_letters: Arc<str>,
+        within: Within,
     ) -> io::Result<Arc<Self>> {
         let runtime = Builder::new_multi_thread()
             .worker_threads(threads.max(1))
@@ -138,12 +126,18 @@ impl Sources {
             clock,
             ids,
             dead_letters,
+            within,
         });
         Ok(Arc::new(Self {
             shared,
             running: RwLock::default(),
             runtime: Some(runtime),
         }))
+    }
+
+    /// Opens the source and looks whether what it reads from is there.
+    pub fn look(&self, source: &Source, into: &Definition) -> Result<(), Refusal> {
+        sources::look(source, into, &self.shared.within)
     }
 
     /// Begins to bring events into the stream, from where the source was stopped last.
@@ -230,29 +224,13 @@ impl std::fmt::Debug for Sources {
 impl Running {
     fn describe(&self) -> SourceStatus {
         let status = self.status.borrow();
-        let (state, failure) = match &status.activity {
-            Activity::Working | Activity::Waiting(_) => ("running", None),
-            Activity::Finished => ("finished", None),
-            Activity::Failing { why, .. } => ("failing", Some(why.clone())),
-            Activity::Failed(why) => ("failed", Some(why.clone())),
-        };
+        let (state, failure) = status.activity.describe();
         SourceStatus {
             name: self.definition.name.clone(),
             state,
             events: status.stored.events,
             dead_letters: status.stored.dead_letters,
             failure,
-        }
-    }
-}
-
-impl Activity {
-    /// Whether nothing will happen before the clock moves on.
-    fn rests(&self, now: Duration) -> bool {
-        match self {
-            Self::Working => false,
-            Self::Waiting(until) | Self::Failing { until, .. } => *until > now,
-            Self::Finished | Self::Failed(_) => true,
         }
     }
 }
@@ -303,6 +281,7 @@ impl Task {
                 events_max,
                 now: clock.now(),
                 ids: &self.shared.ids,
+                within: &self.shared.within,
             };
             match source.next(&ask).await? {
                 Next::End => return Ok(()),
@@ -333,13 +312,7 @@ impl Task {
 
     /// Waits, and says until when.
     async fn rest(&self, duration: Duration, activity: impl FnOnce(Duration) -> Activity) {
-        let clock = &self.shared.clock;
-        let mut sleep = clock.sleep(duration);
-        // Who moves a clock by hand does so as soon as everything rests: by then the sleep has begun.
-        if poll!(&mut sleep).is_pending() {
-            self.now(activity(clock.elapsed() + duration));
-            sleep.await;
-        }
+        rest(self.shared.clock.as_ref(), duration, |until| self.now(activity(until))).await;
     }
 
     /// Takes back what was said of a failure.

@@ -11,10 +11,12 @@ use headwater_event::clock::Micros;
 use headwater_event::id::Ids;
 use headwater_log::error::Error as LogError;
 
+use crate::within::Within;
+
 /// Where a source stands, in entries of its own making. Kept in a state table.
 pub type Position = BTreeMap<Bytes, Bytes>;
 
-/// Why a source can't go on at present. It is tried again, with growing pauses.
+/// Why a source or a sink can't go on at present. It is tried again, with growing pauses.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// What it reads from is not as it should be. A sentence for people.
@@ -41,6 +43,8 @@ pub struct Ask<'a> {
     /// The time of ingest.
     pub now: Micros,
     pub ids: &'a Arc<Ids>,
+    /// Where files may be.
+    pub within: &'a Within,
 }
 
 /// What comes next.
@@ -78,7 +82,7 @@ pub struct Rejected {
 #[async_trait]
 pub trait Source: Send {
     /// Looks whether what it reads from is there, before a `CREATE SOURCE` is accepted.
-    fn look(&self) -> Result<(), Error> {
+    fn look(&self, _within: &Within) -> Result<(), Error> {
         Ok(())
     }
 

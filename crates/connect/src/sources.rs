@@ -12,6 +12,7 @@ use headwater_schema::types::type_name;
 
 use crate::options::{About, Options, Refusal};
 use crate::source::{Error, Opened};
+use crate::within::Within;
 
 type Open = fn(&Source, &Stream, &mut Options<'_>) -> Result<Opened, Refusal>;
 
@@ -34,15 +35,15 @@ pub fn open(source: &Source, into: &Definition) -> Result<Opened, Refusal> {
     };
     let mut options = Options::new(&source.options);
     let opened = open(source, stream, &mut options)?;
-    options.finish(name)?;
+    options.finish(&format!("a source with the connector {name}"))?;
     Ok(opened)
 }
 
 /// Opens the source and looks whether what it reads from is there.
-pub fn look(source: &Source, into: &Definition) -> Result<(), Refusal> {
+pub fn look(source: &Source, into: &Definition, within: &Within) -> Result<(), Refusal> {
     let opened = open(source, into)?;
     let refused = |error: Error| Refusal::new(About::Statement, error.to_string());
-    opened.source.look().map_err(refused)
+    opened.source.look(within).map_err(refused)
 }
 
 fn unknown(connector: &str) -> Refusal {

@@ -20,6 +20,7 @@
 //! This crate holds the types behind the words that every other crate shares. It knows no file,
 //! no socket, no SQL; the machine's clock is read in [`clock`] and nowhere else in the workspace.
 
+pub mod changes;
 pub mod clock;
 pub mod id;
 pub mod offset;

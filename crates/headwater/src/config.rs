@@ -31,6 +31,7 @@ pub struct Config {
     pub postgres: PostgresConfig,
     pub memory: MemoryConfig,
     pub log: LogConfig,
+    pub files: FilesConfig,
     pub engine: EngineConfig,
     pub telemetry: TelemetryConfig,
 }
@@ -69,6 +70,12 @@ pub struct LogConfig {
     pub disk_free_min: u64,
     /// How often events that are past their retention are looked for.
     pub retention_sweep: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct FilesConfig {
+    /// The one folder that file sources and sinks may read and write; `None` is any.
+    pub directory: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -128,6 +135,7 @@ impl Default for Config {
                 disk_free_min: 256 << 20,
                 retention_sweep: Duration::from_secs(60),
             },
+            files: FilesConfig { directory: None },
             engine: EngineConfig {
                 threads: std::thread::available_parallelism().map_or(1, usize::from),
             },

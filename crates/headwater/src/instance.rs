@@ -1,6 +1,6 @@
 //! A running Headwater: the parts, put together in the order of the flow.
 //!
-//! [`Core`] is all of it without doors: log → catalog → engine → sources → ingest → queries, and the processor
+//! [`Core`] is all of it without doors: log → catalog → engine → sources, sinks → ingest → queries, and the processor
 //! that keeps what runs in step with the catalog. [`Instance`] opens the doors in front of a core.
 
 use std::io;
@@ -12,7 +12,9 @@ use axum::middleware::from_fn_with_state;
 use headwater_catalog::definition::DEAD_LETTERS;
 use headwater_catalog::snapshot::Change;
 use headwater_catalog::store::{Catalog, Error as CatalogError};
+use headwater_connect::delivery::Sinks;
 use headwater_connect::runtime::Sources;
+use headwater_connect::within::Within;
 use headwater_engine::engine::{Engine, EngineOptions};
 use headwater_event::clock::{Clock, SystemClock};
 use headwater_event::id::Ids;
@@ -55,7 +57,7 @@ pub struct Core {
 /// Where one-off queries are computed. Taken out only to be shut down.
 struct QueryThreads(Option<Runtime>);
 
-/// Whether sources bring events in. Where statements are only checked, they don't.
+/// Whether sources bring events in and sinks take rows out. Where statements are only checked, they don't.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Intake {
     Open,
@@ -122,20 +124,33 @@ impl Core {
         let engine = Engine::new(options, Arc::clone(&log), Arc::clone(&clock));
         let engine = engine.map_err(StartError::Threads)?;
 
+        let within = within(config)?;
+        let dead_letters = dead_letters.unwrap_or_else(|| DEAD_LETTERS.into());
         let sources = Sources::new(
             config.engine.threads,
             Arc::clone(&log),
             Arc::clone(&clock),
             Arc::clone(&ids),
-            dead_letters.unwrap_or_else(|| DEAD_LETTERS.into()),
+            Arc::clone(&dead_letters),
+            within.clone(),
         );
         let sources = sources.map_err(StartError::Threads)?;
+
+        let sinks = Sinks::new(
+            config.engine.threads,
+            Arc::clone(&log),
+            Arc::clone(&clock),
+            dead_letters,
+            within,
+        );
+        let sinks = sinks.map_err(StartError::Threads)?;
 
         let processor = Processor::new(
             Arc::clone(&catalog),
             Arc::clone(&log),
             Arc::clone(&engine),
             Arc::clone(&sources),
+            Arc::clone(&sinks),
             intake,
         );
         let mut applied = processor.applied();
@@ -163,6 +178,7 @@ impl Core {
             ingest: Arc::clone(&ingest),
             engine: Arc::clone(&engine),
             sources,
+            sinks,
             clock: Arc::clone(&clock),
             ids,
             applied: processor.applied(),
@@ -347,6 +363,15 @@ async fn open_log(options: EmbeddedOptions, clock: &Arc<dyn Clock>) -> Result<Ar
     let opened = tokio::task::spawn_blocking(move || EmbeddedLog::open(options, clock)).await;
     let log = opened.map_err(|error| StartError::Parts(format!("opening the log: {error}")))??;
     Ok(log)
+}
+
+/// Where files of sources and sinks may be.
+fn within(config: &Config) -> Result<Within, StartError> {
+    let Some(folder) = &config.files.directory else {
+        return Ok(Within::default());
+    };
+    Within::folder(folder)
+        .map_err(|error| StartError::Parts(format!("files.directory = {}: {error}", folder.display())))
 }
 
 async fn create_dead_letters(catalog: &Catalog) -> Result<(), CatalogError> {

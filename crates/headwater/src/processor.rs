@@ -1,4 +1,4 @@
-//! Keeps what runs in step with the catalog: the only place that starts and stops pipelines and sources.
+//! Keeps what runs in step with the catalog: the only place that starts and stops pipelines, sources and sinks.
 //!
 //! Whenever the catalog changes, [`Processor`] compares it to what runs here. Objects that are gone
 //! are stopped and what they left in the log is deleted; new ones get their topics and are started.
@@ -8,9 +8,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use headwater_catalog::definition::{Definition, Object, Source};
+use headwater_catalog::definition::{Definition, Object, Sink, Source};
 use headwater_catalog::snapshot::Snapshot;
 use headwater_catalog::store::Catalog;
+use headwater_connect::delivery::Sinks;
 use headwater_connect::runtime::Sources;
 use headwater_engine::engine::{Engine, Running};
 use headwater_engine::status::{TaskState, TaskStatus};
@@ -20,7 +21,7 @@ use headwater_gateway::ingest::keys;
 use headwater_log::Log;
 use headwater_log::topic::{Cleanup, TopicSpec};
 use headwater_schema::column::Column;
-use headwater_telemetry::metrics::{LOG_BYTES, TASK_LAG_ROWS};
+use headwater_telemetry::metrics::{LOG_BYTES, SINK_LAG_ROWS, TASK_LAG_ROWS};
 use metrics::gauge;
 use parking_lot::RwLock;
 use tokio::sync::watch;
@@ -29,12 +30,13 @@ use tracing::{error, info};
 
 use crate::instance::Intake;
 
-/// Runs the catalog's continuous queries on this process's engine, and its sources.
+/// Runs the catalog's continuous queries on this process's engine, its sources and its sinks.
 pub struct Processor {
     catalog: Arc<Catalog>,
     log: Arc<dyn Log>,
     engine: Arc<Engine>,
     sources: Arc<Sources>,
+    sinks: Arc<Sinks>,
     intake: Intake,
     /// By object id. An object that could not be started is there with the reason.
     objects: RwLock<BTreeMap<u64, Active>>,
@@ -54,6 +56,7 @@ enum Query {
     Running(Arc<Running>),
     /// A source that writes into the stream with this id.
     Source(u64),
+    Sink,
     Failed(String),
 }
 
@@ -86,6 +89,7 @@ impl Processor {
         log: Arc<dyn Log>,
         engine: Arc<Engine>,
         sources: Arc<Sources>,
+        sinks: Arc<Sinks>,
         intake: Intake,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -93,6 +97,7 @@ impl Processor {
             log,
             engine,
             sources,
+            sinks,
             intake,
             objects: RwLock::default(),
             applied: watch::Sender::new(0),
@@ -124,7 +129,7 @@ impl Processor {
     pub fn status(&self) -> Vec<QueryStatus> {
         let objects = self.objects.read();
         let queries = objects.values().filter_map(|active| match &active.query {
-            Query::None | Query::Source(_) => None,
+            Query::None | Query::Source(_) | Query::Sink => None,
             Query::Running(running) => Some(QueryStatus {
                 name: active.definition.name.clone(),
                 failure: None,
@@ -145,7 +150,7 @@ impl Processor {
         let active = objects.values().find(|active| active.definition.name == object)?;
         match &active.query {
             Query::Running(running) => Some(Arc::clone(running)),
-            Query::None | Query::Source(_) | Query::Failed(_) => None,
+            Query::None | Query::Source(_) | Query::Sink | Query::Failed(_) => None,
         }
     }
 
@@ -161,6 +166,11 @@ impl Processor {
         for query in queries {
             if let Query::Running(running) = query {
                 self.publish_lag(&running).await;
+            }
+        }
+        for sink in self.sinks.status().await {
+            if let Some(lag) = sink.lag {
+                gauge!(SINK_LAG_ROWS, "sink" => sink.name).set(lag as f64);
             }
         }
     }
@@ -186,8 +196,8 @@ impl Processor {
         }
     }
 
-    /// Returns when sources have brought what is there, and every query has committed all that its
-    /// inputs hold then, through all queries that read from one another.
+    /// Returns when sources have brought what is there, every query has committed all that its
+    /// inputs hold then, through all queries that read from one another, and sinks have taken what came of it.
     pub async fn caught_up(&self) {
         self.sources.caught_up().await;
         // Ids increase and a query reads only what was there before it: one pass in the order of
@@ -203,6 +213,7 @@ impl Processor {
                 running.caught_up().await;
             }
         }
+        self.sinks.caught_up().await;
     }
 
     async fn reconcile(&self, snapshot: &Snapshot) {
@@ -267,6 +278,7 @@ impl Processor {
             }
             Object::View(view) => view.partitions,
             Object::Source(source) => return self.start_source(definition, source, snapshot),
+            Object::Sink(sink) => return self.start_sink(definition, sink, snapshot),
         };
         if definition.query().is_none() {
             return Ok(Query::None);
@@ -301,6 +313,15 @@ impl Processor {
         Ok(Query::Source(stream.id))
     }
 
+    fn start_sink(&self, definition: &Arc<Definition>, sink: &Sink, snapshot: &Snapshot) -> Result<Query, String> {
+        let reads = snapshot.get(&sink.reads);
+        let reads = reads.ok_or_else(|| format!("there is no stream or view '{}'", sink.reads))?;
+        if self.intake == Intake::Open {
+            self.sinks.start(definition, reads);
+        }
+        Ok(Query::Sink)
+    }
+
     /// Stops the object's query and deletes all that it kept.
     async fn remove(&self, active: Active) {
         let definition = active.definition;
@@ -321,6 +342,9 @@ impl Processor {
         if definition.source().is_some() {
             return self.sources.forget(definition).await;
         }
+        if definition.sink().is_some() {
+            return self.sinks.remove(definition).await;
+        }
         let topic = definition.topic();
         self.log.delete_topic(&topic).await?;
         match definition.object {
@@ -328,7 +352,9 @@ impl Processor {
                 self.log.release(&keys::owner(&topic)).await?;
                 self.log.delete_state(&keys::keys_table(&topic)).await
             }
-            Object::View(_) | Object::Source(_) => self.log.delete_state(&definition.rows_table()).await,
+            Object::View(_) | Object::Source(_) | Object::Sink(_) => {
+                self.log.delete_state(&definition.rows_table()).await
+            }
         }
     }
 
@@ -359,6 +385,7 @@ impl Processor {
         let objects = std::mem::take(&mut *self.objects.write());
         for active in objects.into_values().rev() {
             self.sources.stop(active.definition.id).await;
+            self.sinks.stop(active.definition.id).await;
             if let Query::Running(running) = active.query {
                 running.stop().await;
             }
@@ -384,7 +411,7 @@ fn stream_topic(definition: &Definition, retention_ms: Option<u64>, retention_by
     }
 }
 
-/// A view's changes are kept for ever: whatever is made of them later begins at the first one.
+/// Kept for ever: queries and sinks that read a view begin at its first change.
 fn changes_topic(definition: &Definition, partitions: u32) -> TopicSpec {
     TopicSpec {
         name: definition.topic(),

@@ -95,7 +95,7 @@ async fn users_route(State(routes): State<Routes>, request: Request) -> Response
         }
         (Object::Stream(_), _) => wrong_method("POST"),
         (Object::View(_), _) => wrong_method("GET"),
-        (Object::Source(_), _) => no_route(&routes, path),
+        (Object::Source(_) | Object::Sink(_), _) => no_route(&routes, path),
     }
 }
 

@@ -7,7 +7,7 @@
 //! | `GET /v1/views/{view}/live` | changes of a view, by WebSocket or SSE |
 //! | `GET /v1/streams/{stream}/events` | events from the log, with their places |
 //! | `GET /v1/streams/{stream}/live` | the same as they come, by WebSocket or SSE |
-//! | `GET /v1/catalog` | streams, views and sources |
+//! | `GET /v1/catalog` | streams, views, sources and sinks |
 
 mod catalog;
 mod events;
@@ -52,6 +52,7 @@ fn not_of_kind(found: &Definition, kind: ProblemKind, wanted: &str) -> Problem {
         Object::Stream(_) => problem.hint(format!("its events are at /v1/streams/{name}/events")),
         Object::View(_) => problem.hint(format!("its rows are at /v1/views/{name}")),
         Object::Source(source) => problem.hint(format!("what it brings is in the stream {}", source.stream)),
+        Object::Sink(sink) => problem.hint(format!("what it takes elsewhere is in {}", sink.reads)),
     }
 }
 

@@ -5,7 +5,6 @@
 //! crate keeps no state of its own beyond what makes reading fast, and computes no continuous
 //! query: those run in the engine.
 
-pub mod changes;
 pub mod error;
 pub mod execution;
 pub mod http;

@@ -24,6 +24,7 @@ use datafusion::prelude::SessionContext;
 use futures::{StreamExt, TryStreamExt, stream};
 use headwater_catalog::snapshot::Snapshot;
 use headwater_engine::plan::{Input, Pipeline};
+use headwater_event::changes::{readable, readable_schema};
 use headwater_event::offset::{Offset, TopicPartition};
 use headwater_event::op::is_changelog;
 use headwater_sql::error::{Kind as SqlKind, SqlError};
@@ -31,7 +32,6 @@ use headwater_sql::session::logical_plan;
 use headwater_sql::statement::{Kind, Select, Statement};
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::changes::{readable, readable_schema};
 use crate::error::QueryError;
 use crate::execution;
 use crate::http::Rows;
@@ -119,12 +119,14 @@ impl Session {
             Kind::Select(select) if select.emit_changes => self.changes(select).await,
             Kind::Select(select) => self.select(select, parameters).await,
             Kind::Insert(_) => insert::run(self, statement, parameters).await,
-            Kind::Show(show) => show::show(&self.shared, *show),
+            Kind::Show(show) => show::show(&self.shared, *show).await,
             Kind::Describe(name) => show::describe(&self.shared, name),
             Kind::Explain(explain) => show::explain(self, explain, parameters).await,
-            Kind::CreateStream(_) | Kind::CreateView(_) | Kind::CreateSource(_) | Kind::Drop(_) => {
-                Err(QueryError::internal("a change of the catalog came out of its group"))
-            }
+            Kind::CreateStream(_)
+            | Kind::CreateView(_)
+            | Kind::CreateSource(_)
+            | Kind::CreateSink(_)
+            | Kind::Drop(_) => Err(QueryError::internal("a change of the catalog came out of its group")),
             Kind::Other(other) => Err(SqlError::unsupported(format!("{other} is not available here"))
                 .at(statement.source.start())
                 .into()),

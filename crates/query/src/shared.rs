@@ -11,6 +11,7 @@ use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use headwater_catalog::store::Catalog;
+use headwater_connect::delivery::Sinks;
 use headwater_connect::runtime::Sources;
 use headwater_engine::engine::Engine;
 use headwater_event::clock::Clock;
@@ -37,6 +38,7 @@ pub struct Parts {
     pub ingest: Arc<Ingest>,
     pub engine: Arc<Engine>,
     pub sources: Arc<Sources>,
+    pub sinks: Arc<Sinks>,
     pub clock: Arc<dyn Clock>,
     pub ids: Arc<Ids>,
     /// The catalog's version that runs.

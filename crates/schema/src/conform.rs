@@ -136,7 +136,7 @@ fn unknown(schema: &EventSchema, name: &str) -> Box<Failure> {
     )
 }
 
-fn shown(values: &ArrayRef, row: usize) -> String {
+pub(crate) fn shown(values: &ArrayRef, row: usize) -> String {
     let options = FormatOptions::default();
     let text = ArrayFormatter::try_new(values.as_ref(), &options).and_then(|shown| shown.value(row).try_to_string());
     let text = quoted(text.unwrap_or_default().as_bytes());

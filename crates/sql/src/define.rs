@@ -6,6 +6,7 @@
 mod column;
 mod options;
 mod replace;
+pub mod sink;
 pub mod source;
 #[cfg(test)]
 mod tests;
@@ -31,7 +32,7 @@ const PARTITIONS: u32 = 4;
 pub fn changes(statement: &Statement, snapshot: &Snapshot) -> Result<Vec<Change>> {
     match &statement.kind {
         Kind::Drop(drop) => removed(drop, snapshot),
-        Kind::CreateStream(_) | Kind::CreateView(_) | Kind::CreateSource(_) => {
+        Kind::CreateStream(_) | Kind::CreateView(_) | Kind::CreateSource(_) | Kind::CreateSink(_) => {
             let Some(definition) = define(statement, snapshot)? else {
                 return Ok(Vec::new());
             };
@@ -53,6 +54,7 @@ pub fn define(statement: &Statement, snapshot: &Snapshot) -> Result<Option<Defin
         Kind::CreateStream(create) => (&create.name, create.or_replace, create.if_not_exists),
         Kind::CreateView(create) => (&create.name, create.or_replace, create.if_not_exists),
         Kind::CreateSource(create) => (&create.name, create.or_replace, create.if_not_exists),
+        Kind::CreateSink(create) => (&create.name, create.or_replace, create.if_not_exists),
         _ => return Err(SqlError::invalid("only CREATE makes a definition").at(statement.source.start())),
     };
     let existing = snapshot.get(&name.value);
@@ -72,6 +74,7 @@ pub fn define(statement: &Statement, snapshot: &Snapshot) -> Result<Option<Defin
         Kind::CreateStream(create) => Object::Stream(stream(create, base)?),
         Kind::CreateView(create) => Object::View(view(create, base)?),
         Kind::CreateSource(create) => Object::Source(source::source(create, base)?),
+        Kind::CreateSink(create) => Object::Sink(sink::sink(create, base)?),
         _ => return Err(SqlError::internal("CREATE of nothing that is known")),
     };
     let definition = Definition {
@@ -308,6 +311,7 @@ fn kind_of(definition: &Definition) -> ObjectKind {
         Object::Stream(_) => ObjectKind::Stream,
         Object::View(_) => ObjectKind::View,
         Object::Source(_) => ObjectKind::Source,
+        Object::Sink(_) => ObjectKind::Sink,
     }
 }
 
@@ -318,6 +322,7 @@ impl ObjectKind {
             Self::Stream => "stream",
             Self::View => "view",
             Self::Source => "source",
+            Self::Sink => "sink",
         }
     }
 
@@ -326,6 +331,7 @@ impl ObjectKind {
             Self::Stream => "STREAM",
             Self::View => "MATERIALIZED VIEW",
             Self::Source => "SOURCE",
+            Self::Sink => "SINK",
         }
     }
 }

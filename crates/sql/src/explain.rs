@@ -1,11 +1,13 @@
 //! A continuous query in words: its stages, by what rows meet, what each operator keeps and until when.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 use datafusion::physical_expr::PhysicalExpr;
-use headwater_catalog::definition::{Definition, Object};
+use headwater_catalog::definition::{Definition, Object, Sink};
 use headwater_catalog::snapshot::{Change, Snapshot};
+use headwater_connect::sinks;
 use headwater_engine::plan::{
     Aggregate, GroupingSet, Input, Join, JoinKind, LateRows, Operator, Output, Pipeline, Reach, Stage, TemporalJoin,
     TimeSource, TopN, ViewKey,
@@ -36,6 +38,7 @@ pub fn explain(statement: &Statement, snapshot: &Snapshot) -> Result<Vec<String>
         Kind::CreateStream(create) => created(&create.name.value, statement, snapshot),
         Kind::CreateView(create) => created(&create.name.value, statement, snapshot),
         Kind::CreateSource(create) => created(&create.name.value, statement, snapshot),
+        Kind::CreateSink(create) => created(&create.name.value, statement, snapshot),
         _ => Err(SqlError::invalid("only continuous queries have stages to explain").at(statement.source.start())),
     }
 }
@@ -67,6 +70,9 @@ fn created(name: &str, statement: &Statement, snapshot: &Snapshot) -> Result<Vec
         .get(name)
         .ok_or_else(|| SqlError::internal(format!("{name} is not there")))?;
     let mut lines = vec![head(definition)];
+    if let Some(sink) = definition.sink() {
+        lines.extend(delivery(sink, &after));
+    }
     if definition.query().is_some() {
         lines.extend(stages(&plan::pipeline(definition, &after)?));
     }
@@ -75,11 +81,21 @@ fn created(name: &str, statement: &Statement, snapshot: &Snapshot) -> Result<Vec
 
 fn head(definition: &Definition) -> String {
     if let Some(source) = definition.source() {
-        let options = source.options.iter().map(|(key, value)| format!(", {key} = {value}"));
-        let options: String = options.collect();
         return format!(
-            "source {} into {}: {}{options}",
-            definition.name, source.stream, source.connector
+            "source {} into {}: {}{}",
+            definition.name,
+            source.stream,
+            source.connector,
+            listed(&source.options)
+        );
+    }
+    if let Some(sink) = definition.sink() {
+        return format!(
+            "sink {} from {}: {}{}",
+            definition.name,
+            sink.reads,
+            sink.connector,
+            listed(&sink.options)
         );
     }
     let columns: Vec<_> = definition
@@ -103,7 +119,7 @@ fn head(definition: &Definition) -> String {
             Some([]) => "one row".to_owned(),
             Some(key) => format!("key {}", key.join(", ")),
         },
-        Object::Source(_) => String::new(),
+        Object::Source(_) | Object::Sink(_) => String::new(),
     };
     format!(
         "{} {} ({}), {detail}",
@@ -111,6 +127,30 @@ fn head(definition: &Definition) -> String {
         definition.name,
         columns.join(", ")
     )
+}
+
+fn listed(options: &BTreeMap<String, String>) -> String {
+    options
+        .iter()
+        .map(|(key, value)| format!(", {key} = {value}"))
+        .collect()
+}
+
+/// What a sink reads, and what it promises.
+fn delivery(sink: &Sink, snapshot: &Snapshot) -> Vec<String> {
+    let Some(reads) = snapshot.get(&sink.reads) else {
+        return Vec::new();
+    };
+    let what = match reads.view() {
+        Some(_) => "changes",
+        None => "events",
+    };
+    // It was opened when it was defined.
+    let guarantee = sinks::open(sink, reads).map(|sink| sink.guarantee());
+    let reads = format!("  reads the {what} of {}, from the first that is kept on", sink.reads);
+    std::iter::once(reads)
+        .chain(guarantee.ok().map(|guarantee| format!("  delivers {guarantee}")))
+        .collect()
 }
 
 fn input(input: &Input) -> String {

@@ -68,7 +68,9 @@ pub fn pipeline(definition: &Definition, snapshot: &Snapshot) -> Result<Pipeline
     let output = match &definition.object {
         Object::Stream(stream) => output::to_stream(&flow, definition, stream)?,
         Object::View(_) => output::to_view(&mut flow, definition),
-        Object::Source(_) => return Err(SqlError::internal("a source has no query")),
+        Object::Source(_) | Object::Sink(_) => {
+            return Err(SqlError::internal(format!("a {} has no query", definition.kind())));
+        }
     };
     Ok(flow.into_pipeline(&name, output))
 }

@@ -20,6 +20,7 @@ pub enum Kind {
     CreateStream(CreateStream),
     CreateView(CreateView),
     CreateSource(CreateSource),
+    CreateSink(CreateSink),
     Drop(Drop),
     Show(Show),
     Describe(Name),
@@ -65,6 +66,16 @@ pub struct CreateSource {
     pub encode: Option<Name>,
 }
 
+/// `CREATE [OR REPLACE] SINK [IF NOT EXISTS] name FROM stream | view WITH (…)`
+#[derive(Clone, Debug, PartialEq)]
+pub struct CreateSink {
+    pub name: Name,
+    pub or_replace: bool,
+    pub if_not_exists: bool,
+    pub reads: Name,
+    pub options: Vec<StatementOption>,
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct ColumnDefinition {
     pub name: Name,
@@ -97,7 +108,7 @@ pub enum OptionValue {
     Boolean(bool),
 }
 
-/// `DROP STREAM | [MATERIALIZED] VIEW | SOURCE [IF EXISTS] name [CASCADE]`
+/// `DROP STREAM | [MATERIALIZED] VIEW | SOURCE | SINK [IF EXISTS] name [CASCADE]`
 #[derive(Clone, Debug, PartialEq)]
 pub struct Drop {
     pub object: ObjectKind,
@@ -111,6 +122,7 @@ pub enum ObjectKind {
     Stream,
     View,
     Source,
+    Sink,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,6 +130,7 @@ pub enum Show {
     Streams,
     Views,
     Sources,
+    Sinks,
     /// Streams and views: `SHOW TABLES`, `SHOW ALL`.
     All,
 }

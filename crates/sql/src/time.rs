@@ -46,26 +46,6 @@ pub fn micros(value: &ScalarValue) -> Result<Micros, &'static str> {
 
 const MONTHS: &str = "months and years differ in length";
 
-/// `10 GB`, `512MiB`, `1000`, in bytes.
-pub fn bytes(text: &str) -> Option<u64> {
-    let text = text.trim();
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let unit = match unit.trim().to_ascii_lowercase().as_str() {
-        "" | "b" | "bytes" => 1,
-        "kb" => 1_000,
-        "mb" => 1_000_000,
-        "gb" => 1_000_000_000,
-        "tb" => 1_000_000_000_000,
-        "kib" => 1 << 10,
-        "mib" => 1 << 20,
-        "gib" => 1 << 30,
-        "tib" => 1_u64 << 40,
-        _ => return None,
-    };
-    number.parse::<u64>().ok()?.checked_mul(unit)
-}
-
 /// For people: `1 minute`, `90 seconds`.
 pub fn describe(micros: Micros) -> String {
     let units = [
@@ -108,10 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_read_as_written() {
-        assert_eq!(bytes("10 GB"), Some(10_000_000_000));
-        assert_eq!(bytes("1KiB"), Some(1024));
-        assert_eq!(bytes("x"), None);
+    fn spans_are_told_in_their_largest_unit() {
         assert_eq!(describe(90_000_000), "90 seconds");
         assert_eq!(describe(60_000_000), "1 minute");
     }

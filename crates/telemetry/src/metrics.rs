@@ -25,6 +25,11 @@ pub const DEAD_LETTERS: &str = "headwater_dead_letters_total";
 pub const SOURCE_EVENTS: &str = "headwater_source_events_total";
 pub const SOURCE_ERRORS: &str = "headwater_source_errors_total";
 
+pub const SINK_ROWS: &str = "headwater_sink_rows_total";
+pub const SINK_MISSED_ROWS: &str = "headwater_sink_missed_rows_total";
+pub const SINK_ERRORS: &str = "headwater_sink_errors_total";
+pub const SINK_LAG_ROWS: &str = "headwater_sink_lag_rows";
+
 pub const LOG_COMMIT_SECONDS: &str = "headwater_log_commit_seconds";
 pub const LOG_BYTES: &str = "headwater_log_bytes";
 
@@ -135,6 +140,16 @@ fn describe_http_and_ingest() {
         SOURCE_ERRORS,
         "Failures of a source, after each of which it was tried again"
     );
+    describe_counter!(SINK_ROWS, "Rows that a sink has delivered");
+    describe_counter!(
+        SINK_MISSED_ROWS,
+        "Offsets that were gone from the log before a sink could deliver them"
+    );
+    describe_counter!(
+        SINK_ERRORS,
+        "Failures of a sink, after each of which it was tried again"
+    );
+    describe_gauge!(SINK_LAG_ROWS, "Rows that a sink has yet to deliver");
     describe_counter!(DEAD_LETTERS, "Events written to dead_letters, by stream and reason");
 }
 

@@ -8,6 +8,7 @@ use arrow::array::AsArray;
 use arrow::datatypes::{DataType, Int64Type};
 use headwater_catalog::definition::{Definition, Late, Object, Source, Stream};
 use headwater_connect::runtime::{SourceStatus, Sources};
+use headwater_connect::within::Within;
 use headwater_event::clock::{Clock, ManualClock};
 use headwater_event::id::Ids;
 use headwater_event::offset::TopicPartition;
@@ -18,7 +19,7 @@ use headwater_schema::column::{Column, EventSchema, UnknownFields};
 use headwater_schema::dead_letter;
 
 pub const PARTITIONS: u32 = 3;
-const DEAD_LETTERS: &str = "dead_letters-1";
+pub const DEAD_LETTERS: &str = "dead_letters-1";
 
 pub struct Fixture {
     pub clock: Arc<ManualClock>,
@@ -33,34 +34,7 @@ impl Fixture {
     pub async fn new(connector: &str, options: &[(&str, &str)]) -> Self {
         let clock = ManualClock::new(1_767_225_600_000_000);
         let log = MemoryLog::new(Arc::clone(&clock) as _);
-        let column = |name: &str, data_type, nullable| Column {
-            name: name.to_owned(),
-            data_type,
-            json: false,
-            nullable,
-            default: None,
-        };
-        let stream = Stream {
-            schema: EventSchema {
-                columns: vec![
-                    column("n", DataType::Int64, false),
-                    column("text", DataType::Utf8, true),
-                ],
-                unknown_fields: UnknownFields::Reject,
-            },
-            watermark: None,
-            partition_by: vec!["n".to_owned()],
-            partitions: PARTITIONS,
-            retention_ms: None,
-            retention_bytes: None,
-            idempotency: None,
-            late: Late::Drop,
-            idle_timeout_ms: 5000,
-            http_path: None,
-            query: None,
-            builtin: false,
-        };
-        let stream = definition("numbers", 2, Object::Stream(stream));
+        let stream = definition("numbers", 2, Object::Stream(numbers_stream()));
         let options = options
             .iter()
             .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
@@ -134,21 +108,26 @@ impl Fixture {
 
     /// The details of dead letters, with what they hold.
     pub async fn letters(&self) -> Vec<(String, String)> {
-        let partition = TopicPartition::new(DEAD_LETTERS, 0);
-        let mut letters = Vec::new();
-        for batch in self.log.read(&partition, 0, usize::MAX, None).await.unwrap() {
-            let details = batch.rows.column(4).as_string::<i32>();
-            let payloads = batch.rows.column(5).as_binary::<i32>();
-            letters.extend(details.iter().zip(payloads.iter()).map(|(detail, payload)| {
-                let payload = String::from_utf8_lossy(payload.unwrap_or_default());
-                (detail.unwrap_or_default().to_owned(), payload.into_owned())
-            }));
-        }
-        letters
+        letters(&self.log).await
     }
 }
 
-fn definition(name: &str, id: u64, object: Object) -> Arc<Definition> {
+/// The details of dead letters, with what they hold.
+pub async fn letters(log: &Arc<MemoryLog>) -> Vec<(String, String)> {
+    let partition = TopicPartition::new(DEAD_LETTERS, 0);
+    let mut letters = Vec::new();
+    for batch in log.read(&partition, 0, usize::MAX, None).await.unwrap() {
+        let details = batch.rows.column(4).as_string::<i32>();
+        let payloads = batch.rows.column(5).as_binary::<i32>();
+        letters.extend(details.iter().zip(payloads.iter()).map(|(detail, payload)| {
+            let payload = String::from_utf8_lossy(payload.unwrap_or_default());
+            (detail.unwrap_or_default().to_owned(), payload.into_owned())
+        }));
+    }
+    letters
+}
+
+pub fn definition(name: &str, id: u64, object: Object) -> Arc<Definition> {
     Arc::new(Definition {
         name: name.to_owned(),
         id,
@@ -160,5 +139,44 @@ fn definition(name: &str, id: u64, object: Object) -> Arc<Definition> {
 fn sources(log: &Arc<MemoryLog>, clock: &Arc<ManualClock>) -> Arc<Sources> {
     let clock: Arc<dyn Clock> = Arc::clone(clock) as _;
     let ids = Ids::seeded(Arc::clone(&clock), 1);
-    Sources::new(1, Arc::clone(log) as _, clock, ids, DEAD_LETTERS.into()).unwrap()
+    Sources::new(
+        1,
+        Arc::clone(log) as _,
+        clock,
+        ids,
+        DEAD_LETTERS.into(),
+        Within::default(),
+    )
+    .unwrap()
+}
+
+/// `numbers (n BIGINT NOT NULL, text TEXT)`, partitioned by `n`.
+pub fn numbers_stream() -> Stream {
+    let column = |name: &str, data_type, nullable| Column {
+        name: name.to_owned(),
+        data_type,
+        json: false,
+        nullable,
+        default: None,
+    };
+    Stream {
+        schema: EventSchema {
+            columns: vec![
+                column("n", DataType::Int64, false),
+                column("text", DataType::Utf8, true),
+            ],
+            unknown_fields: UnknownFields::Reject,
+        },
+        watermark: None,
+        partition_by: vec!["n".to_owned()],
+        partitions: PARTITIONS,
+        retention_ms: None,
+        retention_bytes: None,
+        idempotency: None,
+        late: Late::Drop,
+        idle_timeout_ms: 5000,
+        http_path: None,
+        query: None,
+        builtin: false,
+    }
 }

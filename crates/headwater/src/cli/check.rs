@@ -34,7 +34,7 @@ impl Check {
         for path in &self.files {
             files.push(SqlFile::read(path).map_err(Failure::usage)?);
         }
-        let embedded = Embedded::without_sources(SystemClock::new()).await?;
+        let embedded = Embedded::without_connectors(SystemClock::new()).await?;
         for file in &files {
             match embedded.core.apply_file(file).await {
                 Ok(()) => {}
@@ -65,8 +65,10 @@ impl Check {
             counted(streams, "stream"),
             counted(views, "view")
         ));
-        if count("source") > 0 {
-            text.push_str(&format!(", {}", counted(count("source"), "source")));
+        for kind in ["source", "sink"] {
+            if count(kind) > 0 {
+                text.push_str(&format!(", {}", counted(count(kind), kind)));
+            }
         }
         Ok(text)
     }

@@ -27,8 +27,8 @@ impl Embedded {
         Self::start(clock, threads, Intake::Open).await
     }
 
-    /// Statements are carried out, but sources bring nothing in.
-    pub async fn without_sources(clock: Arc<dyn Clock>) -> Failed<Self> {
+    /// Statements are carried out, but sources bring nothing in and sinks take nothing out.
+    pub async fn without_connectors(clock: Arc<dyn Clock>) -> Failed<Self> {
         Self::start(clock, THREADS, Intake::Shut).await
     }
 

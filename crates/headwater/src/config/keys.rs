@@ -84,6 +84,14 @@ pub const KEYS: &[Key] = &[
         },
     },
     Key {
+        name: "files.directory",
+        about: "the folder that file sources and sinks may use; any unless given",
+        set: |config, text| {
+            config.files.directory = Some(directory(text)?);
+            Ok(())
+        },
+    },
+    Key {
         name: "engine.threads",
         about: "threads that continuous queries run on; one for each core unless given",
         set: |config, text| {

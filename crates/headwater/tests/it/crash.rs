@@ -185,14 +185,14 @@ async fn check_windows(server: &Server, batch: &str, streamed: &str) {
 }
 
 /// Clients that send waves of events until they are told to stop.
-struct Load {
+pub struct Load {
     url: String,
-    stop: AtomicBool,
+    pub stop: AtomicBool,
     acknowledged: AtomicU64,
 }
 
 impl Load {
-    fn new(url: String) -> Self {
+    pub fn new(url: String) -> Self {
         Self {
             url,
             stop: AtomicBool::new(false),
@@ -201,7 +201,7 @@ impl Load {
     }
 
     /// Ends after a whole wave; the answer is the number of events, all of them acknowledged.
-    async fn run(self: Arc<Self>, seed: u64) -> u64 {
+    pub async fn run(self: Arc<Self>, seed: u64) -> u64 {
         let mut sent = 0;
         while !self.stop.load(Ordering::Relaxed) {
             let clients = (0..CLIENTS).map(|client| {

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::server::Server;
+use crate::sinks::{delivered, files};
 
 const SQL: &str = "
 CREATE STREAM events (n BIGINT NOT NULL) WITH (partitions = 1);
@@ -102,6 +103,66 @@ async fn a_full_disk_refuses_events_until_there_is_room_again() {
     server.start().await;
     check_totals(&server, stored + 1).await;
     assert!(!server.log().contains("panicked"), "{}", server.log());
+}
+
+#[tokio::test]
+async fn a_sink_waits_for_room_and_loses_nothing() {
+    let Some(disk) = SmallDisk::mount() else {
+        println!("skipped: a small disk can't be mounted here");
+        return;
+    };
+    let folder = disk.path("out");
+    let sink = format!(
+        "{SQL} CREATE SINK out FROM events WITH (connector = 'file', path = '{}', format = 'ndjson', roll_interval = '100 ms');",
+        folder.display()
+    );
+    let mut server = Server::new(&sink);
+    server.start().await;
+    // A few pages are left: enough for folders, and not for the rows.
+    let mut filler = std::fs::File::create(disk.path("filler")).expect("a filler");
+    while std::io::Write::write_all(&mut filler, &[1; 4096]).is_ok() {}
+    let length = filler.metadata().expect("its length").len();
+    filler.set_len(length.saturating_sub(4 * 4096)).expect("a little room");
+
+    let mut sent = Vec::new();
+    for start in (0..20_000).step_by(1000) {
+        let events: Vec<_> = (start..start + 1000).map(|n| json!({"n": n})).collect();
+        assert_eq!(server.post(EVENTS, json!(events).to_string()).await.0, 200);
+        sent.extend(start..start + 1000);
+    }
+    let state = loop {
+        let sinks = server.sql("SHOW SINKS").await;
+        if sinks[0]["state"] == "failing" {
+            break sinks[0].clone();
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    assert!(
+        state["failure"]
+            .as_str()
+            .is_some_and(|why| why.contains("No space left")),
+        "{state}"
+    );
+    assert!(state["lag"].as_u64().is_some_and(|lag| lag > 0), "{state}");
+    assert_eq!(
+        server.sql("SELECT count(*) AS n FROM events").await,
+        [json!({"n": sent.len()})]
+    );
+
+    server.kill();
+    server.start().await;
+    std::fs::remove_file(disk.path("filler")).expect("the filler is there");
+    delivered(&server).await;
+    let mut found = Vec::new();
+    for path in files(&folder) {
+        for line in std::fs::read_to_string(path).expect("a file").lines() {
+            let row: Value = serde_json::from_str(line).expect("JSON");
+            found.push(row["n"].as_u64().expect("a number"));
+        }
+    }
+    found.sort_unstable();
+    assert_eq!(found, sent);
+    assert_eq!(server.sql("SHOW SINKS").await[0]["failure"], Value::Null);
 }
 
 async fn check_totals(server: &Server, events: u64) {

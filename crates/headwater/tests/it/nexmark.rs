@@ -1,6 +1,7 @@
 //! NEXMark's queries, those of `examples/nexmark`: each continuous one holds what the same SELECT
 //! answers over all events at once.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,8 +15,11 @@ use headwater_event::clock::ManualClock;
 use headwater_event::offset::TopicPartition;
 use headwater_log::Produced;
 use headwater_query::session::Answer;
-use headwater_schema::encode::json_object;
+use headwater_schema::encode::{json_array, json_object};
 use serde_json::{Value, json};
+
+use crate::server::Server;
+use crate::sinks::{delivered, files};
 
 const EVENTS: u64 = 2000;
 /// Slower than the benchmark has it, so that the events fill some windows.
@@ -133,9 +137,12 @@ async fn every_query_gives_what_it_gives_as_a_batch() {
     let clock = ManualClock::new(1_767_225_600_000_000);
     let mut instance = with_events(&clock).await;
     let mut made = Vec::new();
+    let folder = tempfile::tempdir().expect("a folder");
     for number in 0..=22 {
         let name = format!("q{number}");
-        let created = instance.core.execute(&text(&name)).await;
+        // What is written to files has a test of its own.
+        let sql = text(&name).replace("path = '", &format!("path = '{}/", folder.path().display()));
+        let created = instance.core.execute(&sql).await;
         created.unwrap_or_else(|error| panic!("{name}: {error}"));
         made.push(name);
     }
@@ -162,6 +169,72 @@ async fn every_query_gives_what_it_gives_as_a_batch() {
             batch.len()
         );
     }
+}
+
+#[tokio::test]
+async fn q10_writes_every_bid_to_the_file_of_its_minute() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let q10 = text("q10");
+    let q10 = q10.replace("path = 'q10'", &format!("path = '{}'", folder.path().display()));
+    let q10 = q10.replace("10 seconds", "200 ms");
+    let mut server = Server::new(&format!("{}\n{q10}", text("streams")));
+    server.start().await;
+    let generator = Generator {
+        rate: EVENTS_PER_SECOND.try_into().unwrap_or(RATE),
+        ..Generator::standard(Table::Bid, 5)
+    };
+    for (number, first) in (0..8 * EVENTS).step_by(500).enumerate() {
+        let mut bids = Vec::new();
+        json_array(&generator.batch(first..first + 500).expect("events"), &mut bids).expect("JSON");
+        let (status, answer) = server.post("/v1/streams/bid/events", bids).await;
+        assert_eq!(status, 200, "{answer}");
+        if number % 8 == 5 {
+            tokio::time::sleep(Duration::from_millis(97 * number as u64 % 400)).await;
+            server.kill();
+            server.start().await;
+        }
+    }
+    delivered(&server).await;
+
+    let all = "SELECT auction, bidder, price, date_time, extra, \
+               to_char(date_time, '%Y-%m-%d') AS dt, to_char(date_time, '%H:%M') AS hm FROM bid";
+    let headers = [("content-type", "application/json"), ("accept", "text/csv")];
+    let (status, batch) = server
+        .post_as("/v1/sql", &headers, json!({"sql": all}).to_string())
+        .await;
+    assert_eq!(status, 200, "{batch}");
+    let mut batch: Vec<String> = batch
+        .as_str()
+        .expect("CSV")
+        .lines()
+        .skip(1)
+        .map(str::to_owned)
+        .collect();
+    let mut written = Vec::new();
+    let mut folders = BTreeSet::new();
+    for path in files(folder.path()) {
+        let within = path
+            .strip_prefix(folder.path())
+            .expect("it is in the folder")
+            .to_string_lossy();
+        let parts: Vec<_> = within.split('/').collect();
+        let [dt, hm, name] = parts[..] else { panic!("{within}") };
+        let value = |part: &str, column: &str| {
+            let value = part.strip_prefix(column).and_then(|rest| rest.strip_prefix('='));
+            value.unwrap_or_else(|| panic!("{within}")).replace("%3A", ":")
+        };
+        let (dt, hm) = (value(dt, "dt"), value(hm, "hm"));
+        assert!(name.starts_with("q10_files-") && name.ends_with(".csv"), "{within}");
+        let text = std::fs::read_to_string(&path).expect("a file");
+        let mut lines = text.lines();
+        assert_eq!(lines.next(), Some("auction,bidder,price,date_time,extra"));
+        written.extend(lines.map(|line| format!("{line},{dt},{hm}")));
+        folders.insert((dt, hm));
+    }
+    batch.sort();
+    written.sort();
+    assert_eq!(written.len(), batch.len());
+    assert!(written == batch && folders.len() > 3, "{folders:?}");
 }
 
 #[test]

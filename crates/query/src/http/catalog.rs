@@ -16,6 +16,7 @@ pub struct Catalog {
     streams: Vec<Entry>,
     views: Vec<Entry>,
     sources: Vec<SourceEntry>,
+    sinks: Vec<SinkEntry>,
 }
 
 #[derive(Serialize)]
@@ -23,6 +24,15 @@ struct SourceEntry {
     name: String,
     /// The stream that it writes into.
     into: String,
+    connector: String,
+    sql: String,
+}
+
+#[derive(Serialize)]
+struct SinkEntry {
+    name: String,
+    /// The stream or view that it reads.
+    reads: String,
     connector: String,
     sql: String,
 }
@@ -70,6 +80,7 @@ pub async fn list(State(shared): State<Arc<Shared>>) -> Json<Catalog> {
         streams: streams.into_iter().map(entry).collect(),
         views: views.into_iter().map(entry).collect(),
         sources: snapshot.iter().filter_map(|definition| source(definition)).collect(),
+        sinks: snapshot.iter().filter_map(|definition| sink(definition)).collect(),
     })
 }
 
@@ -79,6 +90,16 @@ fn source(definition: &Definition) -> Option<SourceEntry> {
         name: definition.name.clone(),
         into: source.stream.clone(),
         connector: source.connector.clone(),
+        sql: definition.sql.clone(),
+    })
+}
+
+fn sink(definition: &Definition) -> Option<SinkEntry> {
+    let sink = definition.sink()?;
+    Some(SinkEntry {
+        name: definition.name.clone(),
+        reads: sink.reads.clone(),
+        connector: sink.connector.clone(),
         sql: definition.sql.clone(),
     })
 }
@@ -112,6 +133,6 @@ fn entry(definition: &Definition) -> Entry {
             key: view.key.clone(),
             ..entry
         },
-        Object::Source(_) => entry,
+        Object::Source(_) | Object::Sink(_) => entry,
     }
 }

@@ -20,13 +20,13 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures::stream::{self, Stream};
 use headwater_catalog::definition::Definition;
+use headwater_event::changes;
 use headwater_event::offset::Offset;
 use headwater_log::error::Error as LogError;
 use headwater_schema::encode::JsonRows;
 use http::header::{HeaderMap, UPGRADE};
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::changes;
 use crate::error::QueryError;
 use crate::http::events::{self, Reading};
 use crate::http::message::{self, Message};

@@ -12,7 +12,7 @@ use headwater_catalog::snapshot::{Change, Snapshot};
 use headwater_catalog::store::Error as CatalogError;
 use headwater_sql::define;
 use headwater_sql::error::SqlError;
-use headwater_sql::statement::{Kind, ObjectKind, Statement};
+use headwater_sql::statement::{Kind, Name, ObjectKind, Statement};
 
 use crate::error::QueryError;
 use crate::session::Answer;
@@ -24,7 +24,7 @@ const ATTEMPTS_MAX: usize = 10;
 pub fn changes_catalog(statement: &Statement) -> bool {
     matches!(
         statement.kind,
-        Kind::CreateStream(_) | Kind::CreateView(_) | Kind::CreateSource(_) | Kind::Drop(_)
+        Kind::CreateStream(_) | Kind::CreateView(_) | Kind::CreateSource(_) | Kind::CreateSink(_) | Kind::Drop(_)
     )
 }
 
@@ -40,7 +40,7 @@ pub async fn apply(shared: &Arc<Shared>, statements: &[Statement]) -> Result<Vec
     let version = loop {
         let snapshot = catalog.snapshot();
         let changes = plan(statements, &snapshot)?;
-        look(statements, &changes, &snapshot)?;
+        look(shared, statements, &changes, &snapshot)?;
         if changes.is_empty() {
             break snapshot.version;
         }
@@ -71,19 +71,30 @@ fn plan(statements: &[Statement], snapshot: &Snapshot) -> Result<Vec<Change>, Sq
     Ok(changes)
 }
 
-/// Looks whether what new sources read from is there.
-fn look(statements: &[Statement], changes: &[Change], snapshot: &Snapshot) -> Result<(), SqlError> {
+/// Looks whether what new sources read from is there, and where new sinks write to.
+fn look(shared: &Shared, statements: &[Statement], changes: &[Change], snapshot: &Snapshot) -> Result<(), SqlError> {
     let after = snapshot.with(changes);
+    let made = |name: &Name| {
+        let is_new = |change: &Change| matches!(change, Change::Put(new) if new.name == name.value);
+        after.get(&name.value).filter(|_| changes.iter().any(is_new))
+    };
     for statement in statements {
-        let Kind::CreateSource(create) = &statement.kind else {
-            continue;
-        };
-        let is_new = |change: &Change| matches!(change, Change::Put(new) if new.name == create.name.value);
-        let definition = after.get(&create.name.value).filter(|_| changes.iter().any(is_new));
-        let source = definition.and_then(|definition| definition.source());
-        if let (Some(source), Some(into)) = (source, after.get(&create.stream.value)) {
-            let found = headwater_connect::sources::look(source, into);
-            found.map_err(|refusal| define::source::placed(create, &refusal))?;
+        match &statement.kind {
+            Kind::CreateSource(create) => {
+                let source = made(&create.name).and_then(|definition| definition.source());
+                if let (Some(source), Some(into)) = (source, after.get(&create.stream.value)) {
+                    let found = shared.parts.sources.look(source, into);
+                    found.map_err(|refusal| define::source::placed(create, &refusal))?;
+                }
+            }
+            Kind::CreateSink(create) => {
+                let sink = made(&create.name).and_then(|definition| definition.sink());
+                if let (Some(sink), Some(reads)) = (sink, after.get(&create.reads.value)) {
+                    let found = shared.parts.sinks.look(sink, reads);
+                    found.map_err(|refusal| define::sink::placed(create, &refusal))?;
+                }
+            }
+            _ => {}
         }
     }
     Ok(())
@@ -95,10 +106,12 @@ pub fn tag(statement: &Statement) -> &'static str {
         Kind::CreateStream(_) => "CREATE STREAM",
         Kind::CreateView(_) => "CREATE MATERIALIZED VIEW",
         Kind::CreateSource(_) => "CREATE SOURCE",
+        Kind::CreateSink(_) => "CREATE SINK",
         Kind::Drop(drop) => match drop.object {
             ObjectKind::Stream => "DROP STREAM",
             ObjectKind::View => "DROP MATERIALIZED VIEW",
             ObjectKind::Source => "DROP SOURCE",
+            ObjectKind::Sink => "DROP SINK",
         },
         _ => "OK",
     }

@@ -7,9 +7,11 @@ use arrow::datatypes::{DataType, Field, Schema};
 use datafusion::common::ScalarValue;
 use datafusion::logical_expr::LogicalPlanBuilder;
 use futures::{StreamExt, stream};
-use headwater_catalog::definition::{Definition, Object, Source};
+use headwater_catalog::definition::{Definition, Object, Sink, Source};
 use headwater_catalog::snapshot::Snapshot;
+use headwater_connect::delivery::SinkStatus;
 use headwater_connect::runtime::SourceStatus;
+use headwater_connect::sinks;
 use headwater_schema::column::{Column, ColumnDefault};
 use headwater_schema::types::type_name;
 use headwater_sql::error::{Kind as SqlKind, SqlError};
@@ -19,17 +21,15 @@ use crate::error::QueryError;
 use crate::session::{Answer, Session};
 use crate::shared::Shared;
 
-pub fn show(shared: &Shared, show: Show) -> Result<Answer, QueryError> {
+pub async fn show(shared: &Shared, show: Show) -> Result<Answer, QueryError> {
     let snapshot = shared.parts.catalog.snapshot();
-    let wanted = |definition: &&Arc<Definition>| match show {
-        Show::Streams => definition.stream().is_some(),
-        Show::Views => definition.view().is_some(),
-        Show::All => definition.has_rows(),
-        Show::Sources => false,
+    let wanted: fn(&&Arc<Definition>) -> bool = match show {
+        Show::Streams => |definition| definition.stream().is_some(),
+        Show::Views => |definition| definition.view().is_some(),
+        Show::All => |definition| definition.has_rows(),
+        Show::Sources => return sources(shared, &snapshot),
+        Show::Sinks => return sinks(shared, &snapshot).await,
     };
-    if show == Show::Sources {
-        return sources(shared, &snapshot);
-    }
     let found: Vec<_> = snapshot.iter().filter(wanted).collect();
     let reads = |definition: &&Arc<Definition>| definition.query().map(|query| query.reads.join(", "));
     let columns: [(&str, ArrayRef); 5] = [
@@ -84,14 +84,63 @@ fn sources(shared: &Shared, snapshot: &Snapshot) -> Result<Answer, QueryError> {
     ])
 }
 
+/// What every sink has delivered so far, what it has yet to deliver, and why it doesn't get on if it doesn't.
+async fn sinks(shared: &Shared, snapshot: &Snapshot) -> Result<Answer, QueryError> {
+    let statuses = shared.parts.sinks.status().await;
+    let found: Vec<_> = snapshot
+        .iter()
+        .filter_map(|definition| Some((definition.name.as_str(), definition.sink()?)))
+        .map(|(name, sink)| (name, sink, statuses.iter().find(|status| status.name == name)))
+        .collect();
+    let count = |count: fn(&SinkStatus) -> Option<u64>| -> ArrayRef {
+        let counts = found
+            .iter()
+            .map(|(_, _, status)| i64::try_from(count((*status)?)?).ok());
+        Arc::new(counts.collect::<Int64Array>())
+    };
+    let state = |status: Option<&SinkStatus>| status.map_or("stopped", |status| status.state).to_owned();
+    rows([
+        ("name", text(found.iter().map(|(name, _, _)| Some((*name).to_owned())))),
+        (
+            "connector",
+            text(found.iter().map(|(_, sink, _)| Some(sink.connector.clone()))),
+        ),
+        ("reads", text(found.iter().map(|(_, sink, _)| Some(sink.reads.clone())))),
+        ("state", text(found.iter().map(|(_, _, status)| Some(state(*status))))),
+        ("rows", count(|status| Some(status.rows))),
+        ("lag", count(|status| status.lag)),
+        ("dead_letters", count(|status| Some(status.dead_letters))),
+        ("missed", count(|status| Some(status.missed))),
+        (
+            "failure",
+            text(found.iter().map(|(_, _, status)| (*status)?.failure.clone())),
+        ),
+    ])
+}
+
 /// A source's options as they were written.
-fn options(source: &Source) -> Result<Answer, QueryError> {
+fn source_options(source: &Source) -> Result<Answer, QueryError> {
     let mut options = vec![
         ("into", source.stream.as_str()),
         ("connector", source.connector.as_str()),
     ];
     options.extend(source.encode.as_deref().map(|encode| ("encode", encode)));
     options.extend(source.options.iter().map(|(key, value)| (key.as_str(), value.as_str())));
+    option_rows(&options)
+}
+
+/// A sink's options as they were written, and what it promises.
+fn sink_options(sink: &Sink, snapshot: &Snapshot) -> Result<Answer, QueryError> {
+    let mut options = vec![("from", sink.reads.as_str()), ("connector", sink.connector.as_str())];
+    options.extend(sink.options.iter().map(|(key, value)| (key.as_str(), value.as_str())));
+    let opened = snapshot
+        .get(&sink.reads)
+        .and_then(|reads| sinks::open(sink, reads).ok());
+    options.extend(opened.map(|sink| ("delivery", sink.guarantee())));
+    option_rows(&options)
+}
+
+fn option_rows(options: &[(&str, &str)]) -> Result<Answer, QueryError> {
     let column = |part: fn(&(&str, &str)) -> String| text(options.iter().map(|option| Some(part(option))));
     rows([
         ("option", column(|(key, _)| (*key).to_owned())),
@@ -109,7 +158,10 @@ pub fn describe(shared: &Shared, name: &Name) -> Result<Answer, QueryError> {
             .into());
     };
     if let Some(source) = definition.source() {
-        return options(source);
+        return source_options(source);
+    }
+    if let Some(sink) = definition.sink() {
+        return sink_options(sink, &snapshot);
     }
     let described = definition.columns();
     let nullable: BooleanArray = described.iter().map(|column| Some(column.nullable)).collect();
@@ -155,7 +207,7 @@ fn role(definition: &Definition, column: &str) -> Option<String> {
     let mut roles = Vec::new();
     match &definition.object {
         Object::View(view) if view.key_columns().iter().any(|key| key == column) => roles.push("key"),
-        Object::View(_) | Object::Source(_) => {}
+        Object::View(_) | Object::Source(_) | Object::Sink(_) => {}
         Object::Stream(stream) => {
             if stream.partition_by.iter().any(|key| key == column) {
                 roles.push("partition");

@@ -13,6 +13,7 @@ use headwater_catalog::definition::{Definition, Object};
 use headwater_catalog::store::Catalog;
 use headwater_log::Log;
 use headwater_sql::define::source::not_readable;
+use headwater_sql::error::SqlError;
 
 use crate::tables::stream::StreamTable;
 use crate::tables::view::ViewTable;
@@ -58,8 +59,8 @@ impl PublicSchema {
                 let view = view.map_err(|error| DataFusionError::External(Box::new(error)))?;
                 Ok(Arc::new(ViewTable::new(view)))
             }
-            Object::Source(source) => {
-                let error = not_readable(&definition.name, &source.stream);
+            Object::Source(_) | Object::Sink(_) => {
+                let error = not_readable(definition).unwrap_or_else(|| SqlError::internal("it has no rows"));
                 Err(DataFusionError::External(Box::new(error)))
             }
         }

@@ -9,7 +9,9 @@ use std::time::Duration;
 use arrow::datatypes::Schema;
 use headwater_catalog::definition::{Definition, Object};
 use headwater_catalog::store::Catalog;
+use headwater_connect::delivery::Sinks;
 use headwater_connect::runtime::Sources;
+use headwater_connect::within::Within;
 use headwater_engine::engine::{Engine, EngineOptions, Running};
 use headwater_event::clock::{Clock, SystemClock};
 use headwater_event::id::Ids;
@@ -72,8 +74,11 @@ impl World {
             Arc::clone(&clock),
             Arc::clone(&ids),
             "dead_letters".into(),
+            Within::default(),
         );
         let sources = sources.unwrap();
+        let (in_log, in_clock) = (Arc::clone(&log), Arc::clone(&clock));
+        let sinks = Sinks::new(1, in_log, in_clock, "dead_letters".into(), Within::default()).unwrap();
         let stop = CancellationToken::new();
         let parts = Parts {
             catalog,
@@ -81,6 +86,7 @@ impl World {
             ingest,
             engine,
             sources,
+            sinks,
             clock,
             ids,
             applied: receiver,
@@ -203,7 +209,7 @@ async fn process(catalog: Arc<Catalog>, log: Arc<dyn Log>, engine: Arc<Engine>, 
                 .map(|_| headwater_sql::plan::pipeline(definition, &snapshot).unwrap());
             let writers = pipeline.as_ref().and_then(|pipeline| pipeline.stages.last());
             let partitions = match definition.object {
-                Object::Stream(_) | Object::Source(_) => definition.partitions().max(1),
+                Object::Stream(_) | Object::Source(_) | Object::Sink(_) => definition.partitions().max(1),
                 Object::View(_) => writers.map_or(1, |stage| stage.input.partitions),
             };
             let cleanup = Cleanup::Delete {

@@ -4,12 +4,11 @@ use headwater_catalog::definition::{Idempotency, Late, Start, StateBound};
 use headwater_catalog::snapshot::{Snapshot, nearest};
 use headwater_event::clock::Micros;
 use headwater_schema::column::UnknownFields;
-use headwater_schema::span;
+use headwater_schema::{size, span};
 
 use crate::error::{Place, Result, SqlError};
 use crate::plan::IDLE_TIMEOUT_MS;
 use crate::statement::{CreateStream, CreateView, OptionValue, StatementOption};
-use crate::time;
 
 const PARTITIONS_MAX: u32 = 1024;
 const RETENTION_MS: u64 = 7 * 24 * 60 * 60 * 1000;
@@ -213,7 +212,7 @@ fn micros(option: &StatementOption) -> Result<Micros> {
 
 fn size(option: &StatementOption) -> Result<u64> {
     let bytes = match &option.value {
-        OptionValue::Text(text) | OptionValue::Number(text) => time::bytes(text),
+        OptionValue::Text(text) | OptionValue::Number(text) => size::parse(text),
         OptionValue::Boolean(_) => None,
     };
     bytes

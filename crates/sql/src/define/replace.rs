@@ -3,18 +3,19 @@
 
 use std::sync::Arc;
 
-use headwater_catalog::definition::Definition;
+use headwater_catalog::definition::{Definition, Object};
 use headwater_catalog::snapshot::{Change, Snapshot};
 
-use crate::define::source;
+use crate::define::{sink, source};
 use crate::error::{Kind, Result, SqlError};
 use crate::plan;
 
-/// The queries that read from an object that is replaced, in the order of the flow, to get new ids.
+/// The queries and sinks that read from an object that is replaced, in the order of the flow, to get new ids.
 pub fn made_anew(name: &str, snapshot: &Snapshot) -> Vec<Definition> {
     let dependents = snapshot.dependents_deep(name).into_iter();
-    let queries = dependents.filter_map(|name| snapshot.get(name).filter(|dependent| dependent.query().is_some()));
-    let anew = queries.map(|dependent| Definition {
+    let reads = |dependent: &&Arc<Definition>| dependent.query().is_some() || dependent.sink().is_some();
+    let readers = dependents.filter_map(|name| snapshot.get(name).filter(reads));
+    let anew = readers.map(|dependent| Definition {
         id: 0,
         ..dependent.as_ref().clone()
     });
@@ -34,9 +35,13 @@ pub fn check(existing: &Arc<Definition>, new: &Definition, snapshot: &Snapshot) 
         let Some(dependent) = after.get(name) else {
             continue;
         };
-        let runs = match dependent.source() {
-            Some(source) => source::check(source, new).map_err(|refusal| refusal.to_string()),
-            None => plan::pipeline(dependent, &after)
+        let runs = match &dependent.object {
+            Object::Source(source) => source::check(source, new).map_err(|refusal| refusal.to_string()),
+            Object::Sink(sink) => match after.get(&sink.reads) {
+                Some(reads) => sink::check(sink, reads).map_err(|refusal| refusal.to_string()),
+                None => Err(format!("{} is not there", sink.reads)),
+            },
+            Object::Stream(_) | Object::View(_) => plan::pipeline(dependent, &after)
                 .map(drop)
                 .map_err(|error| error.message),
         };

@@ -2,26 +2,22 @@
 
 use std::collections::BTreeMap;
 
-use headwater_catalog::definition::{Definition, Source};
+use headwater_catalog::definition::{Definition, Object, Source};
 use headwater_catalog::snapshot::Snapshot;
 use headwater_connect::options::{About, Refusal};
 use headwater_connect::sources;
 
-use crate::error::{Kind, Result, SqlError};
+use crate::error::{Kind, Place, Result, SqlError};
 use crate::plan::tables::unknown_object;
 use crate::statement::{CreateSource, OptionValue, StatementOption};
 
-const CONNECTOR: &str = "connector";
+pub(super) const CONNECTOR: &str = "connector";
 
 pub fn source(create: &CreateSource, snapshot: &Snapshot) -> Result<Source> {
     let (stream, place) = (&create.stream.value, &create.stream.place);
     let into = snapshot.get(stream);
     let into = into.ok_or_else(|| unknown_object(stream, snapshot).at(place.clone()))?;
-    let mut options: BTreeMap<String, String> = create
-        .options
-        .iter()
-        .map(|option| (option.key.value.clone(), text(option)))
-        .collect();
+    let mut options = texts(&create.options);
     let Some(connector) = options.remove(CONNECTOR) else {
         return Err(SqlError::invalid("a source needs a connector")
             .at(create.name.place.clone())
@@ -44,27 +40,54 @@ pub fn check(source: &Source, into: &Definition) -> std::result::Result<(), Refu
 
 /// The error for a source that can't be, where the statement says what is wrong.
 pub fn placed(create: &CreateSource, refusal: &Refusal) -> SqlError {
-    let option = |name: &str| create.options.iter().find(|option| option.key.value == name);
     let place = match &refusal.about {
-        About::Option(name) => option(name).map(|option| &option.place),
-        About::Key(name) => option(name).map(|option| &option.key.place),
         About::Format => create.encode.as_ref().map(|encode| &encode.place),
         About::Stream => Some(&create.stream.place),
-        About::Statement => None,
+        about => of_option(about, &create.options),
     };
+    refused(refusal, place.unwrap_or(&create.name.place))
+}
+
+/// The error for a query that reads a source or a sink; none for what has rows.
+pub fn not_readable(definition: &Definition) -> Option<SqlError> {
+    let name = &definition.name;
+    match &definition.object {
+        Object::Stream(_) | Object::View(_) => None,
+        Object::Source(source) => Some(
+            SqlError::invalid(format!("{name} is a source, which has no rows"))
+                .hint(format!("what it brings is in the stream {}", source.stream)),
+        ),
+        Object::Sink(sink) => Some(
+            SqlError::invalid(format!("{name} is a sink, which has no rows"))
+                .hint(format!("what it takes elsewhere is in {}", sink.reads)),
+        ),
+    }
+}
+
+/// The place of the option that a refusal is about.
+pub(super) fn of_option<'a>(about: &About, options: &'a [StatementOption]) -> Option<&'a Place> {
+    let option = |name: &str| options.iter().find(|option| option.key.value == name);
+    match about {
+        About::Option(name) => option(name).map(|option| &option.place),
+        About::Key(name) => option(name).map(|option| &option.key.place),
+        About::Format | About::Stream | About::Statement => None,
+    }
+}
+
+pub(super) fn refused(refusal: &Refusal, place: &Place) -> SqlError {
     let error = SqlError::new(Kind::Invalid, refusal.message.clone())
         .did_you_mean(refusal.near.as_deref())
-        .at(place.unwrap_or(&create.name.place).clone());
+        .at(place.clone());
     match &refusal.hint {
         Some(hint) => error.hint(hint.clone()),
         None => error,
     }
 }
 
-/// The error for a query that reads a source.
-pub fn not_readable(source: &str, stream: &str) -> SqlError {
-    SqlError::invalid(format!("{source} is a source, which has no rows"))
-        .hint(format!("what it brings is in the stream {stream}"))
+/// Options as a definition keeps them.
+pub(super) fn texts(options: &[StatementOption]) -> BTreeMap<String, String> {
+    let pair = |option: &StatementOption| (option.key.value.clone(), text(option));
+    options.iter().map(pair).collect()
 }
 
 fn text(option: &StatementOption) -> String {

@@ -1,4 +1,4 @@
-//! `CREATE STREAM`, `CREATE MATERIALIZED VIEW` and `CREATE SOURCE`.
+//! `CREATE STREAM`, `CREATE MATERIALIZED VIEW`, `CREATE SOURCE` and `CREATE SINK`.
 
 use datafusion::sql::sqlparser::ast::{ColumnOption, TableConstraint};
 use datafusion::sql::sqlparser::tokenizer::Token;
@@ -6,13 +6,15 @@ use datafusion::sql::sqlparser::tokenizer::Token;
 use crate::error::{Result, SqlError};
 use crate::parse::cursor::Cursor;
 use crate::parse::{options, simple};
-use crate::statement::{ColumnDefinition, CreateSource, CreateStream, CreateView, Kind, Name, Select, WatermarkFor};
+use crate::statement::{
+    ColumnDefinition, CreateSink, CreateSource, CreateStream, CreateView, Kind, Name, Select, WatermarkFor,
+};
 
 /// What `CREATE` knows, for hints.
-const OBJECTS: [&str; 4] = ["STREAM", "MATERIALIZED", "VIEW", "SOURCE"];
+const OBJECTS: [&str; 5] = ["STREAM", "MATERIALIZED", "VIEW", "SOURCE", "SINK"];
 
 /// What `CREATE` and `DROP` will know.
-pub const LATER: [&str; 7] = ["RULE", "SINK", "FUNCTION", "MODEL", "ROLE", "USER", "SECRET"];
+pub const LATER: [&str; 6] = ["RULE", "FUNCTION", "MODEL", "ROLE", "USER", "SECRET"];
 
 #[derive(Default)]
 struct Body {
@@ -31,6 +33,9 @@ pub fn create(cursor: &mut Cursor) -> Result<Kind> {
     }
     if cursor.take(&["source"]) {
         return source(cursor, or_replace).map(Kind::CreateSource);
+    }
+    if cursor.take(&["sink"]) {
+        return sink(cursor, or_replace).map(Kind::CreateSink);
     }
     Err(unknown_object(cursor, "CREATE"))
 }
@@ -57,7 +62,7 @@ pub fn unknown_object(cursor: &Cursor, verb: &str) -> SqlError {
         )),
         _ => {
             let near = headwater_catalog::snapshot::nearest(&found, OBJECTS.into_iter().chain(LATER));
-            let error = cursor.expected("STREAM, MATERIALIZED VIEW or SOURCE");
+            let error = cursor.expected("STREAM, MATERIALIZED VIEW, SOURCE or SINK");
             match near {
                 Some(near) => error.hint(format!("did you mean {verb} {near}?")),
                 None => error,
@@ -161,6 +166,26 @@ fn source(cursor: &mut Cursor, or_replace: bool) -> Result<CreateSource> {
         stream,
         options,
         encode,
+    })
+}
+
+fn sink(cursor: &mut Cursor, or_replace: bool) -> Result<CreateSink> {
+    let if_not_exists = cursor.take(&["if", "not", "exists"]);
+    let name = cursor.object_name("the name of the sink")?;
+    if !cursor.take(&["from"]) {
+        let error = cursor.expected("FROM and the stream or view that the sink reads");
+        return Err(match cursor.peek_word().as_deref() {
+            Some("as") => error.hint("CREATE STREAM s AS SELECT …, then CREATE SINK name FROM s WITH (connector = …)"),
+            _ => error,
+        });
+    }
+    let reads = cursor.object_name("the name of a stream or view")?;
+    Ok(CreateSink {
+        name,
+        or_replace,
+        if_not_exists,
+        reads,
+        options: options::with(cursor)?,
     })
 }
 

@@ -41,6 +41,8 @@ pub fn drop(cursor: &mut Cursor) -> Result<Kind> {
         ObjectKind::View
     } else if cursor.take(&["source"]) {
         ObjectKind::Source
+    } else if cursor.take(&["sink"]) {
+        ObjectKind::Sink
     } else {
         return Err(unknown_object(cursor, "DROP"));
     };
@@ -67,14 +69,15 @@ pub fn show(cursor: &mut Cursor) -> Result<Kind> {
         "streams" => Show::Streams,
         "views" => Show::Views,
         "sources" => Show::Sources,
+        "sinks" => Show::Sinks,
         "tables" | "all" => Show::All,
-        later @ ("rules" | "sinks" | "functions" | "models" | "roles" | "grants") => {
+        later @ ("rules" | "functions" | "models" | "roles" | "grants") => {
             let message = format!("SHOW {} is not available in this version", later.to_uppercase());
             return Err(SqlError::unsupported(message).at(cursor.place(&after)));
         }
         "" | "eof" => {
             cursor.expect("show")?;
-            return Err(cursor.expected("STREAMS, VIEWS, SOURCES or TABLES"));
+            return Err(cursor.expected("STREAMS, VIEWS, SOURCES, SINKS or TABLES"));
         }
         _ => return sqlparser(cursor),
     };
@@ -87,7 +90,7 @@ pub fn show(cursor: &mut Cursor) -> Result<Kind> {
 pub fn describe(cursor: &mut Cursor) -> Result<Kind> {
     cursor.parser.advance_token();
     cursor
-        .object_name("the name of a stream, a view or a source")
+        .object_name("the name of a stream, a view, a source or a sink")
         .map(Kind::Describe)
 }
 
@@ -179,7 +182,7 @@ pub fn other(cursor: &mut Cursor, word: &str) -> Result<Kind> {
     match word {
         "alter" => {
             let object = cursor.parser.peek_nth_token(1).token.to_string().to_uppercase();
-            let known = ["STREAM", "MATERIALIZED", "VIEW", "SOURCE"].contains(&object.as_str())
+            let known = ["STREAM", "MATERIALIZED", "VIEW", "SOURCE", "SINK"].contains(&object.as_str())
                 || LATER.contains(&object.as_str());
             let what = if known { format!("ALTER {object}") } else { upper };
             Err(

@@ -64,10 +64,10 @@ fn errors_name_the_construct_and_its_place() {
             "",
         ),
         (
-            "SELECT 1;\n\nCREATE SINK s",
+            "SELECT 1;\n\nCREATE RULE s",
             3,
             8,
-            "CREATE SINK is not available in this version",
+            "CREATE RULE is not available in this version",
             "",
         ),
         (
@@ -81,7 +81,7 @@ fn errors_name_the_construct_and_its_place() {
             "CREATE STREM t (a INT)",
             1,
             8,
-            "expected STREAM, MATERIALIZED VIEW or SOURCE, found STREM",
+            "expected STREAM, MATERIALIZED VIEW, SOURCE or SINK, found STREM",
             "CREATE STREAM",
         ),
         (
@@ -142,7 +142,7 @@ fn errors_name_the_construct_and_its_place() {
             "",
         ),
         ("SELECT 1 EMIT CHANGE", 1, 15, "expected CHANGES after EMIT", ""),
-        ("SHOW SINKS", 1, 6, "SHOW SINKS is not available in this version", ""),
+        ("SHOW RULES", 1, 6, "SHOW RULES is not available in this version", ""),
         (
             "DROP STREAM",
             1,

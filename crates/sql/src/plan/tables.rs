@@ -57,8 +57,7 @@ impl ContextProvider for Tables<'_> {
             .snapshot
             .get(name.table())
             .ok_or_else(|| DataFusionError::External(Box::new(unknown_object(name.table(), self.snapshot))))?;
-        if let Some(source) = definition.source() {
-            let error = not_readable(&definition.name, &source.stream);
+        if let Some(error) = not_readable(definition) {
             return Err(DataFusionError::External(Box::new(error)));
         }
         Ok(Arc::new(Table {

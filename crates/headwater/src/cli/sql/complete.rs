@@ -47,10 +47,12 @@ const KEYWORDS: &[&str] = &[
     "CREATE STREAM",
     "CREATE MATERIALIZED VIEW",
     "CREATE SOURCE",
+    "CREATE SINK",
     "CREATE OR REPLACE",
     "DROP STREAM",
     "DROP VIEW",
     "DROP SOURCE",
+    "DROP SINK",
     "CASCADE",
     "IF EXISTS",
     "IF NOT EXISTS",
@@ -61,6 +63,7 @@ const KEYWORDS: &[&str] = &[
     "SHOW STREAMS",
     "SHOW VIEWS",
     "SHOW SOURCES",
+    "SHOW SINKS",
     "SHOW TABLES",
     "DESCRIBE",
     "EXPLAIN",
@@ -80,7 +83,7 @@ const KEYWORDS: &[&str] = &[
     "uuid()",
 ];
 
-/// The names of streams, views, sources and columns, as of the last look.
+/// The names of streams, views, sources, sinks and columns, as of the last look.
 #[derive(Clone, Debug, Default)]
 pub struct Names(Arc<RwLock<Vec<String>>>);
 
@@ -92,7 +95,7 @@ pub struct SqlHelper {
 impl Names {
     /// Takes them from an answer of `/v1/catalog`.
     pub fn learn(&self, catalog: &Value) {
-        let objects = ["streams", "views", "sources"]
+        let objects = ["streams", "views", "sources", "sinks"]
             .into_iter()
             .flat_map(|kind| catalog[kind].as_array().into_iter().flatten());
         let mut names: Vec<String> = Vec::new();

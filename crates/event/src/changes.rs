@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
+use crate::op::{Op, is_changelog};
 use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Int8Type, Schema, SchemaRef};
 use arrow::error::ArrowError;
-use headwater_event::op::{Op, is_changelog};
 
-/// The column of a live query's rows that says what happened to them.
+/// The column of a live query's rows, and of a sink's, that says what happened to them.
 pub const OP: &str = "op";
 
 /// The schema of readable changes: the op column becomes the text column `op`. A schema without an op column stays as
@@ -54,10 +54,9 @@ fn names(ops: &ArrayRef) -> ArrayRef {
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::{Int8Array, Int64Array};
-    use headwater_event::op::changelog_schema;
-
     use super::*;
+    use crate::op::changelog_schema;
+    use arrow::array::{Int8Array, Int64Array};
 
     #[test]
     fn ops_become_words() {

@@ -1,0 +1,61 @@
+//! How a source or a sink does, and its rests.
+
+use std::time::Duration;
+
+use futures::poll;
+use headwater_event::clock::Clock;
+
+/// The pause after a failure; twice as long after the next one, and so on.
+pub const RETRY_FIRST: Duration = Duration::from_millis(100);
+pub const RETRY_MAX: Duration = Duration::from_secs(30);
+
+#[derive(Clone, Debug, Default)]
+pub enum Activity {
+    #[default]
+    Working,
+    /// Until the clock has come so far.
+    Waiting(Duration),
+    Finished,
+    Failing {
+        why: String,
+        until: Duration,
+    },
+    /// Not tried again.
+    Failed(String),
+}
+
+impl Activity {
+    /// Whether nothing will happen before the clock moves on.
+    pub fn rests(&self, now: Duration) -> bool {
+        match self {
+            Self::Working => false,
+            Self::Waiting(until) | Self::Failing { until, .. } => *until > now,
+            Self::Finished | Self::Failed(_) => true,
+        }
+    }
+
+    /// Whether nothing will happen any more.
+    pub fn is_over(&self) -> bool {
+        matches!(self, Self::Finished | Self::Failed(_))
+    }
+
+    /// For people, with the reason where there is one.
+    pub fn describe(&self) -> (&'static str, Option<String>) {
+        match self {
+            Self::Working | Self::Waiting(_) => ("running", None),
+            Self::Finished => ("finished", None),
+            Self::Failing { why, .. } => ("failing", Some(why.clone())),
+            Self::Failed(why) => ("failed", Some(why.clone())),
+        }
+    }
+}
+
+/// Waits, and says until when.
+pub async fn rest(clock: &dyn Clock, duration: Duration, say: impl FnOnce(Duration)) {
+    let mut sleep = clock.sleep(duration);
+    // Who moves a clock by hand does so as soon as everything rests: by then the sleep has begun.
+    if poll!(&mut sleep).is_pending() {
+        say(clock.elapsed() + duration);
+        sleep.await;
+    }
+}
