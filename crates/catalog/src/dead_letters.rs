@@ -17,11 +17,10 @@ pub fn definition() -> Definition {
         nullable: field.is_nullable(),
         default: None,
     });
-    Definition {
-        name: DEAD_LETTERS.to_owned(),
-        id: 0,
-        sql: String::new(),
-        object: Object::Stream(Stream {
+    Definition::new(
+        DEAD_LETTERS,
+        "",
+        Object::Stream(Stream {
             schema: EventSchema {
                 columns: columns.collect(),
                 unknown_fields: UnknownFields::Reject,
@@ -38,5 +37,5 @@ pub fn definition() -> Definition {
             query: None,
             builtin: true,
         }),
-    }
+    )
 }

@@ -18,6 +18,13 @@ pub struct Definition {
     /// The statement that made it, as it was written.
     pub sql: String,
     pub object: Object,
+    /// What takes its place as soon as it has caught up, see [`crate::successor`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub successor: Option<Box<Self>>,
+    /// Its query reads the successors of what it names, where there are any: so does every successor, and what
+    /// was made to read from one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ahead: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -170,6 +177,28 @@ impl View {
 }
 
 impl Definition {
+    /// An object that is not in the catalog yet.
+    pub fn new(name: &str, sql: &str, object: Object) -> Self {
+        Self {
+            name: name.to_owned(),
+            id: 0,
+            sql: sql.to_owned(),
+            object,
+            successor: None,
+            ahead: false,
+        }
+    }
+
+    /// The object as it will be: its successor, if it has one.
+    pub fn latest(&self) -> &Self {
+        self.successor.as_deref().unwrap_or(self)
+    }
+
+    /// Whether it is not what it will be, or reads from what isn't.
+    pub fn is_building(&self) -> bool {
+        self.successor.is_some() || self.ahead
+    }
+
     pub fn stream(&self) -> Option<&Stream> {
         match &self.object {
             Object::Stream(stream) => Some(stream),

@@ -8,3 +8,4 @@ pub mod dead_letters;
 pub mod definition;
 pub mod snapshot;
 pub mod store;
+pub mod successor;

@@ -12,7 +12,7 @@ use crate::store::Objects;
 )]
 #[derive(Clone, Debug, PartialEq)]
 pub enum Change {
-    /// Creates the object, or replaces the one of the same name.
+    /// Creates the object, or replaces the one of the same name. What has a name and a successor stays what it is.
     Put(Definition),
     Remove(String),
 }
@@ -21,7 +21,7 @@ pub enum Change {
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     pub version: u64,
-    objects: Objects,
+    pub(crate) objects: Objects,
     /// The objects that have a route of the user's choosing, by its path.
     routes: HashMap<String, Arc<Definition>>,
 }
@@ -45,10 +45,11 @@ impl Snapshot {
         self.objects.values()
     }
 
-    /// The objects that need `name`, directly.
+    /// The objects that need `name`, directly, as they are or as they will be.
     pub fn dependents(&self, name: &str) -> Vec<&str> {
+        let needs = |object: &Definition| object.needs().iter().any(|needed| needed == name);
         self.iter()
-            .filter(|object| object.needs().iter().any(|needed| needed == name))
+            .filter(|object| needs(object) || needs(object.latest()))
             .map(|object| object.name.as_str())
             .collect()
     }
@@ -85,14 +86,15 @@ impl Snapshot {
         self.at_version(self.version + changes.len() as u64, changes)
     }
 
-    /// The changes, with an id for every definition that has none: the offset after the change's
-    /// own row, which is never used again because offsets aren't.
+    /// The changes, with an id for every definition that has none, or its successor: the offset after the
+    /// change's own row, which is never used again because offsets aren't.
     pub(crate) fn with_ids(&self, mut changes: Vec<Change>) -> Vec<Change> {
         for (change, id) in changes.iter_mut().zip(self.version + 1..) {
-            if let Change::Put(definition) = change
-                && definition.id == 0
-            {
+            let Change::Put(definition) = change else { continue };
+            if definition.id == 0 {
                 definition.id = id;
+            } else if let Some(successor) = definition.successor.as_mut().filter(|successor| successor.id == 0) {
+                successor.id = id;
             }
         }
         changes
@@ -111,11 +113,15 @@ impl Snapshot {
                 }
             }
         }
-        after.routes = after
-            .iter()
+        after.find_routes();
+        after
+    }
+
+    pub(crate) fn find_routes(&mut self) {
+        let objects = self.objects.values();
+        self.routes = objects
             .filter_map(|object| Some((object.http_path()?.to_owned(), Arc::clone(object))))
             .collect();
-        after
     }
 }
 

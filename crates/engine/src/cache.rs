@@ -75,6 +75,11 @@ impl Cache {
         self.old.remove(hash, key);
     }
 
+    /// The memory that it takes.
+    pub fn bytes(&self) -> usize {
+        self.young.bytes() + self.old.bytes()
+    }
+
     pub fn put(&mut self, key: &[u8], value: &[u8]) {
         if self.young.bytes() > self.share.bytes_max() / 2 {
             self.is_complete &= self.old.entries.is_empty();

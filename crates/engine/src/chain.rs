@@ -8,6 +8,7 @@ use headwater_event::room::Room;
 use headwater_log::{Log, StateTable, StateWrite};
 
 use crate::error::{Error, Result};
+use crate::holdings::Held;
 use crate::operators::salvage::by_rows;
 use crate::operators::{Operator, Rejected, Saved, StateChanges, build, has_state, output_schema};
 use crate::plan::{self, Output, Stage};
@@ -36,7 +37,7 @@ pub fn operator_table(pipeline: &str, stage: usize, operator: usize) -> Arc<str>
 }
 
 /// The table of the view that the stage fills, if its rows are the operator's state.
-fn rows_that_keep(plan: &plan::Operator, output: &Output) -> Result<Option<Arc<str>>> {
+pub fn rows_that_keep(plan: &plan::Operator, output: &Output) -> Result<Option<Arc<str>>> {
     let plan::Operator::ChangelogAggregate(plan::ChangelogAggregate {
         kept_in_view: Some(_), ..
     }) = plan
@@ -197,6 +198,11 @@ impl Chain {
 
     pub fn take_late(&mut self) -> u64 {
         self.steps.iter_mut().map(|step| step.operator.take_late()).sum()
+    }
+
+    /// What each of the operators has in memory.
+    pub fn held(&self) -> Arc<[Held]> {
+        self.steps.iter().map(|step| step.operator.held()).collect()
     }
 
     /// The bytes of all state tables of the stage, of all its partitions.

@@ -4,10 +4,10 @@
 //! waits for the log and the clock alone, so a simulator can run all of them on one thread. A task that fails or
 //! panics starts again from its last commit, after a pause that grows.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use arrow::datatypes::SchemaRef;
@@ -20,6 +20,7 @@ use headwater_event::room::Room;
 use headwater_log::Log;
 use headwater_log::error::Kind;
 use headwater_log::topic::{Cleanup, TopicSpec};
+use parking_lot::Mutex;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -67,6 +68,8 @@ pub struct Engine {
     clock: Arc<dyn Clock>,
     epochs: Arc<Epochs>,
     caches: Room,
+    /// What runs, by the pipeline's name, without what somebody just looks at.
+    queries: Mutex<BTreeMap<Arc<str>, Weak<Query>>>,
     executor: Executor,
 }
 
@@ -78,9 +81,15 @@ struct Threads(Option<Runtime>);
 pub struct Running {
     stop: CancellationToken,
     tasks: TaskTracker,
-    pipeline: Pipeline,
-    stages: Vec<Vec<watch::Receiver<TaskStatus>>>,
-    nudge: watch::Sender<u64>,
+    query: Arc<Query>,
+}
+
+/// A pipeline that runs, and what its tasks say about themselves.
+#[derive(Debug)]
+pub struct Query {
+    pub pipeline: Pipeline,
+    pub(crate) stages: Vec<Vec<watch::Receiver<TaskStatus>>>,
+    nudges: watch::Sender<u64>,
 }
 
 /// What differs between a query that is kept and one that somebody just looks at.
@@ -119,6 +128,7 @@ impl Engine {
         Arc::new(Self {
             epochs: Epochs::new(options.epoch_bytes_max, options.epochs_bytes_max),
             caches: Room::new(options.state_cache_bytes_max),
+            queries: Mutex::default(),
             options,
             log,
             clock,
@@ -135,7 +145,17 @@ impl Engine {
             stop: CancellationToken::new(),
             trim_every_batches: TRIM_EVERY_BATCHES,
         };
-        self.launch(pipeline, launch).await
+        let running = self.launch(pipeline, launch).await?;
+        let query = Arc::downgrade(&running.query);
+        let mut queries = self.queries.lock();
+        queries.retain(|_, query| query.strong_count() > 0);
+        queries.insert(Arc::clone(&running.pipeline().name), query);
+        Ok(running)
+    }
+
+    /// The query of this name, if it runs.
+    pub fn query(&self, name: &str) -> Option<Arc<Query>> {
+        self.queries.lock().get(name).and_then(Weak::upgrade)
     }
 
     /// Deletes all that [`Engine::start`] created: the topics between stages, the state, a view's
@@ -175,7 +195,7 @@ impl Engine {
     }
 
     pub(crate) async fn launch(&self, pipeline: Pipeline, launch: Launch) -> Result<Running> {
-        let nudge = watch::Sender::new(0);
+        let nudges = watch::Sender::new(0);
         let tasks = TaskTracker::new();
         let mut stages = Vec::new();
         let mut assignments = Vec::new();
@@ -217,7 +237,7 @@ impl Engine {
                     epochs: Arc::clone(&epochs),
                     caches: self.caches.clone(),
                     peers: Arc::clone(&peers),
-                    nudges: nudge.subscribe(),
+                    nudges: nudges.subscribe(),
                     status,
                     stop: launch.stop.clone(),
                 });
@@ -231,9 +251,11 @@ impl Engine {
         Ok(Running {
             stop: launch.stop,
             tasks,
-            pipeline,
-            stages,
-            nudge,
+            query: Arc::new(Query {
+                pipeline,
+                stages,
+                nudges,
+            }),
         })
     }
 
@@ -308,54 +330,38 @@ impl Running {
 
     /// What runs.
     pub fn pipeline(&self) -> &Pipeline {
-        &self.pipeline
+        &self.query.pipeline
     }
 
+    /// All tasks, in the order of the flow, as of their last epoch.
+    pub fn status(&self) -> Vec<TaskStatus> {
+        self.query.status()
+    }
+
+    pub(crate) fn query(&self) -> &Arc<Query> {
+        &self.query
+    }
+
+    pub(crate) fn statuses(&self) -> Vec<watch::Receiver<TaskStatus>> {
+        self.query.stages.iter().flatten().cloned().collect()
+    }
+}
+
+impl Query {
     /// All tasks, in the order of the flow, as of their last epoch.
     pub fn status(&self) -> Vec<TaskStatus> {
         let tasks = self.stages.iter().flatten();
         tasks.map(|task| task.borrow().clone()).collect()
     }
 
-    pub(crate) fn statuses(&self) -> Vec<watch::Receiver<TaskStatus>> {
-        self.stages.iter().flatten().cloned().collect()
-    }
-
-    /// Returns when every task has committed all that is in its input now, through all stages,
-    /// and has taken note of what time it is. A task that fails is not waited for: its status
-    /// says what is the matter.
-    pub async fn caught_up(&self) {
-        for stage in &self.stages {
-            // What a task commits may move an idle one, so once more until nothing moves.
-            loop {
-                let before = epochs(stage);
-                self.nudge.send_modify(|nudge| *nudge += 1);
-                let nudge = *self.nudge.borrow();
-                for task in stage {
-                    settled(task.clone(), nudge).await;
-                }
-                if epochs(stage) == before {
-                    break;
-                }
-            }
-        }
-    }
-}
-
-impl Running {
-    /// Returns when every task has committed what is in its input now, and what comes of it through all stages. Unlike
-    /// [`Self::caught_up`] it asks nobody to look at anything, so that waiting changes no epoch: it is for measuring.
-    pub async fn passed(&self, log: &dyn Log) -> Result<()> {
-        for (stage, tasks) in self.pipeline.stages.iter().zip(&self.stages) {
-            for (partition, task) in (0..).zip(tasks) {
-                let input = TopicPartition::new(Arc::clone(&stage.input.topic), partition);
-                let end = log.offsets(&input).await?.end;
-                let has_passed = |status: &TaskStatus| status.offset >= end || status.state.is_failing();
-                // An error means that the task has ended, and nothing is to be waited for.
-                let _ = task.clone().wait_for(has_passed).await;
-            }
-        }
-        Ok(())
+    /// Asks every task to look at everything again; the answer is the number of the request.
+    pub(crate) fn nudge(&self) -> u64 {
+        let mut number = 0;
+        self.nudges.send_modify(|nudge| {
+            *nudge += 1;
+            number = *nudge;
+        });
+        number
     }
 }
 
@@ -363,17 +369,6 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.stop.cancel();
     }
-}
-
-fn epochs(stage: &[watch::Receiver<TaskStatus>]) -> u64 {
-    stage.iter().map(|task| task.borrow().epochs).sum()
-}
-
-async fn settled(mut task: watch::Receiver<TaskStatus>, nudge: u64) {
-    // An error means that the task has ended, and nothing is to be waited for.
-    let _ = task
-        .wait_for(|status| status.settled >= nudge || status.state.is_failing())
-        .await;
 }
 
 /// Runs a task again and again, until it is told to stop or has no right to go on.

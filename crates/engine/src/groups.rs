@@ -30,6 +30,8 @@ trait Keys: Send {
     fn intern(&mut self, columns: &[ArrayRef], rows: usize, indices: &mut Vec<usize>) -> Result<(), ArrowError>;
     fn columns(&self) -> Result<Vec<ArrayRef>, ArrowError>;
     fn len(&self) -> usize;
+    /// The memory that they take.
+    fn bytes(&self) -> usize;
     fn clear(&mut self);
 }
 
@@ -70,6 +72,11 @@ impl Groups {
         self.keys.len()
     }
 
+    /// The memory that they take.
+    pub fn bytes(&self) -> usize {
+        self.keys.bytes()
+    }
+
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -98,6 +105,10 @@ impl Keys for NoKeys {
 
     fn len(&self) -> usize {
         usize::from(self.seen)
+    }
+
+    fn bytes(&self) -> usize {
+        0
     }
 
     fn clear(&mut self) {
@@ -180,6 +191,10 @@ where
         self.values.len()
     }
 
+    fn bytes(&self) -> usize {
+        self.table.allocation_size() + self.values.capacity() * size_of::<T::Native>()
+    }
+
     fn clear(&mut self) {
         self.table.clear();
         // No group is there that would have to be hashed anew.
@@ -245,6 +260,10 @@ impl Arena {
         self.offsets.len() - 1
     }
 
+    fn bytes(&self) -> usize {
+        self.table.allocation_size() + self.bytes.capacity() + self.offsets.capacity() * size_of::<usize>()
+    }
+
     fn clear(&mut self) {
         self.table.clear();
         // No group is there that would have to be hashed anew.
@@ -285,6 +304,10 @@ impl Keys for TextKeys {
 
     fn len(&self) -> usize {
         self.arena.len()
+    }
+
+    fn bytes(&self) -> usize {
+        self.arena.bytes()
     }
 
     fn clear(&mut self) {
@@ -332,6 +355,10 @@ impl Keys for RowKeys {
 
     fn len(&self) -> usize {
         self.arena.len()
+    }
+
+    fn bytes(&self) -> usize {
+        self.arena.bytes()
     }
 
     fn clear(&mut self) {

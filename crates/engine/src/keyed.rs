@@ -18,6 +18,7 @@ use headwater_event::room::Share;
 use headwater_log::StateTable;
 
 use crate::error::Result;
+use crate::holdings::Held;
 use crate::operators::{Saved, StateChanges};
 
 /// What a row takes beside its suffix and value, and a group beside its key and rows, roughly.
@@ -30,6 +31,8 @@ pub struct Keyed {
     young: HashMap<Bytes, Rows>,
     old: HashMap<Bytes, Rows>,
     young_bytes: usize,
+    /// When they were the younger ones.
+    old_bytes: usize,
     /// Before it is restored, all is kept.
     share: Option<Share>,
     /// Every group of the table is in the cache.
@@ -65,6 +68,7 @@ impl Keyed {
             young: HashMap::new(),
             old: HashMap::new(),
             young_bytes: 0,
+            old_bytes: 0,
             share: None,
             is_complete: true,
             written: Vec::new(),
@@ -113,8 +117,13 @@ impl Keyed {
         if self.young_bytes > bytes_max / 2 {
             self.is_complete &= self.old.is_empty();
             self.old = std::mem::take(&mut self.young);
-            self.young_bytes = 0;
+            self.old_bytes = std::mem::take(&mut self.young_bytes);
         }
+    }
+
+    /// The groups that are in the cache.
+    pub fn held(&self) -> Held {
+        Held::cache(self.young_bytes + self.old_bytes)
     }
 }
 

@@ -5,6 +5,7 @@
 //! a file for each operator. It knows no SQL text, no sockets, and no clock but the one it is handed.
 
 mod cache;
+pub mod catch_up;
 mod chain;
 mod dead_letter;
 mod difference;
@@ -14,6 +15,7 @@ mod epochs;
 pub mod error;
 mod groups;
 mod guard;
+pub mod holdings;
 mod keyed;
 pub mod live;
 mod operators;

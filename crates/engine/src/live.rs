@@ -216,6 +216,10 @@ impl Log for LookingLog {
         self.memory.delete_state(table).await
     }
 
+    async fn state_tables(&self) -> LogResult<Vec<String>> {
+        self.memory.state_tables().await
+    }
+
     fn bytes_used(&self) -> u64 {
         self.memory.bytes_used()
     }

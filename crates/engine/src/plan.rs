@@ -472,6 +472,16 @@ impl Operator {
     }
 }
 
+impl Pipeline {
+    /// Whether any of its operators holds rows back until the watermark has passed them.
+    pub fn closes_by_time(&self) -> bool {
+        self.stages
+            .iter()
+            .flat_map(|stage| &stage.operators)
+            .any(closes_by_time)
+    }
+}
+
 impl Stage {
     /// The schema of the rows that come out.
     pub fn output_schema(&self) -> SchemaRef {

@@ -7,6 +7,8 @@ use headwater_event::clock::Micros;
 use headwater_event::offset::Offset;
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 
+use crate::holdings::Held;
+
 /// How a task is.
 #[derive(Clone, Debug, Default)]
 pub struct TaskStatus {
@@ -27,6 +29,9 @@ pub struct TaskStatus {
     pub restarts: u64,
     /// The last request to look at everything again that the task has dealt with.
     pub(crate) settled: u64,
+    /// What its operators held at the last such request, each; and which that was.
+    pub(crate) held: Arc<[Held]>,
+    pub(crate) reported: u64,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -42,6 +47,10 @@ pub enum TaskState {
 }
 
 impl TaskState {
+    pub fn is_running(&self) -> bool {
+        matches!(self, Self::Running)
+    }
+
     pub fn has_ended(&self) -> bool {
         matches!(self, Self::Failed(_) | Self::Stopped)
     }

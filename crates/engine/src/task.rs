@@ -112,6 +112,7 @@ pub async fn run(is: &Assignment) -> Result<()> {
             return Ok(());
         }
         let nudge = *nudges.borrow_and_update();
+        task.report(nudge);
         peers.mark_unchanged();
         let mut room = is.epochs.room().await;
         // Looked at before reading: what a peer had read when it came this far was there for this
@@ -203,6 +204,18 @@ impl<'a> Task<'a> {
         .await?;
         self.committed = self.next;
         Ok(())
+    }
+
+    /// Says what the operators hold, if somebody has asked for it since it was last said.
+    fn report(&mut self, nudge: u64) {
+        if self.is.status.borrow().reported >= nudge {
+            return;
+        }
+        let held = self.chain.held();
+        self.is.status.send_modify(|status| {
+            status.held = held;
+            status.reported = nudge;
+        });
     }
 
     /// What is there. A damaged batch is left out, with a word in the log.

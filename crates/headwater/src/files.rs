@@ -53,7 +53,7 @@ pub fn without_what_is_there(file: &SqlFile, catalog: &Snapshot) -> String {
             _ => continue,
         };
         let known = catalog.get(&name.value);
-        if known.is_some_and(|object| object.sql == statement.source.text()) {
+        if known.is_some_and(|object| object.latest().sql == statement.source.text()) {
             for byte in &mut text[statement.source.range()] {
                 if *byte != b'\n' {
                     *byte = b' ';

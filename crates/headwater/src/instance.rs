@@ -152,6 +152,7 @@ impl Core {
             Arc::clone(&sources),
             Arc::clone(&sinks),
             intake,
+            Arc::clone(&clock),
         );
         let mut applied = processor.applied();
         running.spawn(Arc::clone(&processor).run(stop.clone()));

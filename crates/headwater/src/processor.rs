@@ -3,7 +3,10 @@
 //! Whenever the catalog changes, [`Processor`] compares it to what runs here. Objects that are gone
 //! are stopped and what they left in the log is deleted; new ones get their topics and are started.
 //! An object is known by its id, so a replaced one is one that is gone and one that is new. A source goes on
-//! into the stream that takes the place of its own.
+//! into the stream that takes the place of its own. A successor runs like any other object, until it takes the
+//! place of what it replaces ([`swap`]).
+
+mod swap;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -14,7 +17,9 @@ use headwater_catalog::store::Catalog;
 use headwater_connect::delivery::Sinks;
 use headwater_connect::runtime::Sources;
 use headwater_engine::engine::{Engine, Running};
+use headwater_engine::plan::Pipeline;
 use headwater_engine::status::{TaskState, TaskStatus};
+use headwater_event::clock::Clock;
 use headwater_event::offset::TopicPartition;
 use headwater_event::op;
 use headwater_gateway::ingest::keys;
@@ -22,10 +27,11 @@ use headwater_log::Log;
 use headwater_log::topic::{Cleanup, TopicSpec};
 use headwater_schema::column::Column;
 use headwater_telemetry::metrics::{LOG_BYTES, SINK_LAG_ROWS, TASK_LAG_ROWS};
-use metrics::gauge;
+use metrics::{Gauge, gauge};
 use parking_lot::RwLock;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tracing::{error, info};
 
 use crate::instance::Intake;
@@ -42,11 +48,16 @@ pub struct Processor {
     objects: RwLock<BTreeMap<u64, Active>>,
     /// The catalog's version that runs here.
     applied: watch::Sender<u64>,
+    clock: Arc<dyn Clock>,
+    /// Of what was replaced, and may still be read.
+    removals: TaskTracker,
 }
 
 #[derive(Debug)]
 struct Active {
     definition: Arc<Definition>,
+    /// Something else answers in its place.
+    is_successor: bool,
     query: Query,
 }
 
@@ -91,6 +102,7 @@ impl Processor {
         sources: Arc<Sources>,
         sinks: Arc<Sinks>,
         intake: Intake,
+        clock: Arc<dyn Clock>,
     ) -> Arc<Self> {
         Arc::new(Self {
             catalog,
@@ -101,6 +113,8 @@ impl Processor {
             intake,
             objects: RwLock::default(),
             applied: watch::Sender::new(0),
+            clock,
+            removals: TaskTracker::new(),
         })
     }
 
@@ -115,20 +129,24 @@ impl Processor {
         self.remove_leftovers(&self.catalog.snapshot()).await;
         loop {
             let snapshot = catalog.borrow_and_update().clone();
-            self.reconcile(&snapshot).await;
+            self.reconcile(&snapshot, &stop).await;
             self.applied.send_replace(snapshot.version);
             tokio::select! {
                 changed = catalog.changed() => if changed.is_err() { break },
+                group = self.next_built(&snapshot) => self.swap(&snapshot, &group).await,
                 () = stop.cancelled() => break,
             }
         }
         self.stop_all().await;
+        self.removals.close();
+        self.removals.wait().await;
     }
 
-    /// What every query does right now.
+    /// What every query does right now, without those that nobody waits for: successors.
     pub fn status(&self) -> Vec<QueryStatus> {
         let objects = self.objects.read();
-        let queries = objects.values().filter_map(|active| match &active.query {
+        let present = objects.values().filter(|active| !active.is_successor);
+        let queries = present.filter_map(|active| match &active.query {
             Query::None | Query::Source(_) | Query::Sink => None,
             Query::Running(running) => Some(QueryStatus {
                 name: active.definition.name.clone(),
@@ -147,7 +165,8 @@ impl Processor {
     /// The query that keeps an object current, if it has one that runs.
     pub fn running(&self, object: &str) -> Option<Arc<Running>> {
         let objects = self.objects.read();
-        let active = objects.values().find(|active| active.definition.name == object)?;
+        let mut present = objects.values().filter(|active| !active.is_successor);
+        let active = present.find(|active| active.definition.name == object)?;
         match &active.query {
             Query::Running(running) => Some(Arc::clone(running)),
             Query::None | Query::Source(_) | Query::Sink | Query::Failed(_) => None,
@@ -187,37 +206,44 @@ impl Processor {
             let Ok(offsets) = self.log.offsets(&input).await else {
                 continue;
             };
-            let labels = [
-                ("pipeline", pipeline.name.to_string()),
-                ("stage", task.stage.to_string()),
-                ("partition", task.partition.to_string()),
-            ];
-            gauge!(TASK_LAG_ROWS, &labels).set(offsets.end.saturating_sub(task.offset) as f64);
+            lag_of(pipeline, &task).set(offsets.end.saturating_sub(task.offset) as f64);
         }
     }
 
     /// Returns when sources have brought what is there, every query has committed all that its
     /// inputs hold then, through all queries that read from one another, and sinks have taken what came of it.
+    ///
+    /// Successors that have nothing more to wait for have taken their place then.
     pub async fn caught_up(&self) {
         self.sources.caught_up().await;
-        // Ids increase and a query reads only what was there before it: one pass in the order of
-        // the ids sees every query after its inputs.
-        let running: Vec<_> = self
-            .objects
-            .read()
-            .values()
-            .map(|active| active.query.clone())
-            .collect();
-        for query in running {
-            if let Query::Running(running) = query {
-                running.caught_up().await;
+        loop {
+            // Ids increase and a query reads only what was there before it: one pass in the order of
+            // the ids sees every query after its inputs.
+            let running: Vec<_> = self
+                .objects
+                .read()
+                .values()
+                .map(|active| active.query.clone())
+                .collect();
+            for query in running {
+                if let Query::Running(running) = query {
+                    running.caught_up().await;
+                }
+            }
+            if !self.swapped().await {
+                break;
             }
         }
         self.sinks.caught_up().await;
     }
 
-    async fn reconcile(&self, snapshot: &Snapshot) {
-        let wanted: BTreeMap<u64, _> = snapshot.iter().map(|object| (object.id, Arc::clone(object))).collect();
+    async fn reconcile(self: &Arc<Self>, snapshot: &Snapshot, stop: &CancellationToken) {
+        let present = snapshot.iter().map(|object| (object.id, Arc::clone(object)));
+        let successors = snapshot.iter().filter_map(|object| object.successor.as_deref());
+        // A sink would deliver what is not there yet for anybody.
+        let successors = successors.filter(|successor| successor.sink().is_none());
+        let successors = successors.map(|successor| (successor.id, Arc::new(successor.clone())));
+        let wanted: BTreeMap<u64, _> = present.chain(successors).collect();
         let gone: Vec<u64> = {
             let objects = self.objects.read();
             let ids = objects.keys().rev();
@@ -227,16 +253,24 @@ impl Processor {
         for id in gone {
             let active = self.objects.write().remove(&id);
             if let Some(active) = active {
-                self.remove(active).await;
+                self.remove(active, snapshot, stop).await;
             }
         }
         // Sources last: a stream that was replaced is newer than what writes into it.
         let (sources, others): (Vec<_>, Vec<_>) = wanted.into_iter().partition(|(_, object)| object.source().is_some());
         for (id, definition) in others.into_iter().chain(sources) {
-            if !self.objects.read().contains_key(&id) {
-                let query = self.start(&definition, snapshot).await;
-                self.objects.write().insert(id, Active { definition, query });
+            let is_successor = snapshot.get(&definition.name).is_some_and(|present| present.id != id);
+            if let Some(active) = self.objects.write().get_mut(&id) {
+                active.is_successor = is_successor;
+                continue;
             }
+            let query = self.start(&definition, snapshot).await;
+            let active = Active {
+                definition,
+                is_successor,
+                query,
+            };
+            self.objects.write().insert(id, active);
         }
     }
 
@@ -322,15 +356,35 @@ impl Processor {
         Ok(Query::Sink)
     }
 
-    /// Stops the object's query and deletes all that it kept.
-    async fn remove(&self, active: Active) {
-        let definition = active.definition;
-        self.sources.stop(definition.id).await;
-        if let Query::Running(running) = active.query {
+    /// Stops the object's query and deletes all that it kept: where a successor has taken its place, once those who
+    /// have begun to read it are through.
+    async fn remove(self: &Arc<Self>, active: Active, snapshot: &Snapshot, stop: &CancellationToken) {
+        self.sources.stop(active.definition.id).await;
+        if let Query::Running(running) = &active.query {
             running.stop().await;
-            if let Err(error) = self.engine.drop_pipeline(running.pipeline()).await {
-                error!(object = definition.name, %error, "its state could not be deleted; the next start tries again");
+            let pipeline = running.pipeline();
+            running.status().iter().for_each(|task| lag_of(pipeline, task).set(0.0));
+        }
+        let has_readers = !active.is_successor && active.definition.query().is_some();
+        if !has_readers || snapshot.get(&active.definition.name).is_none() {
+            return self.delete(active).await;
+        }
+        let (processor, stop) = (Arc::clone(self), stop.clone());
+        self.removals.spawn(async move {
+            tokio::select! {
+                () = processor.clock.sleep(swap::READERS_PAUSE) => processor.delete(active).await,
+                // The next start deletes it.
+                () = stop.cancelled() => {}
             }
+        });
+    }
+
+    async fn delete(&self, active: Active) {
+        let definition = active.definition;
+        if let Query::Running(running) = active.query
+            && let Err(error) = self.engine.drop_pipeline(running.pipeline()).await
+        {
+            error!(object = definition.name, %error, "its state could not be deleted; the next start tries again");
         }
         if let Err(error) = self.delete_storage(&definition).await {
             error!(object = definition.name, %error, "its data could not be deleted; the next start tries again");
@@ -358,25 +412,30 @@ impl Processor {
         }
     }
 
-    /// Deletes the topics of objects that were dropped just before the process ended. A topic of an
-    /// object is `name-id` and whatever follows after a dot.
+    /// Deletes the topics and state tables of objects that were dropped or replaced just before the process ended.
+    /// Those of an object are called `name-id` and whatever follows after a dot.
     async fn remove_leftovers(&self, snapshot: &Snapshot) {
-        let known: BTreeSet<String> = snapshot
-            .iter()
+        let present = snapshot.iter().map(|object| object.as_ref());
+        let successors = snapshot.iter().filter_map(|object| object.successor.as_deref());
+        let known: BTreeSet<String> = present
+            .chain(successors)
             .map(|object| format!("{}-{}", object.name, object.id))
             .collect();
-        let topics = match self.log.topics().await {
-            Ok(topics) => topics,
-            Err(error) => return error!(%error, "can't list topics"),
+        let is_left = |name: &String| !name.starts_with('$') && !known.iter().any(|object| belongs_to(name, object));
+        let (topics, tables) = match (self.log.topics().await, self.log.state_tables().await) {
+            (Ok(topics), Ok(tables)) => (topics, tables),
+            (Err(error), _) | (_, Err(error)) => return error!(%error, "can't list what is in the log"),
         };
-        for topic in topics {
-            let name = topic.spec.name;
-            if name.starts_with('$') || known.iter().any(|object| belongs_to(&name, object)) {
-                continue;
+        for topic in topics.into_iter().map(|topic| topic.spec.name).filter(is_left) {
+            info!(topic, "deleting the topic of an object that was dropped");
+            if let Err(error) = self.log.delete_topic(&topic).await {
+                error!(topic, %error, "can't delete");
             }
-            info!(topic = name, "deleting the topic of an object that was dropped");
-            if let Err(error) = self.log.delete_topic(&name).await {
-                error!(topic = name, %error, "can't delete");
+        }
+        for table in tables.into_iter().filter(is_left) {
+            info!(table, "deleting the state of an object that was dropped");
+            if let Err(error) = self.log.delete_state(&table).await {
+                error!(table, %error, "can't delete");
             }
         }
     }
@@ -391,6 +450,15 @@ impl Processor {
             }
         }
     }
+}
+
+fn lag_of(pipeline: &Pipeline, task: &TaskStatus) -> Gauge {
+    let labels = [
+        ("pipeline", pipeline.name.to_string()),
+        ("stage", task.stage.to_string()),
+        ("partition", task.partition.to_string()),
+    ];
+    gauge!(TASK_LAG_ROWS, &labels)
 }
 
 fn belongs_to(topic: &str, object: &str) -> bool {
@@ -417,6 +485,7 @@ fn changes_topic(definition: &Definition, partitions: u32) -> TopicSpec {
         name: definition.topic(),
         schema: op::changelog_schema(&arrow_schema(definition.columns())),
         partitions,
+        // A view over this one begins at the first of them, whenever it is made.
         cleanup: Cleanup::Delete {
             retention_ms: None,
             retention_bytes: None,

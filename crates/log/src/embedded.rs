@@ -362,6 +362,12 @@ impl Log for EmbeddedLog {
         self.change(move |committer| committer.delete_table(&name)).await
     }
 
+    async fn state_tables(&self) -> Result<Vec<String>> {
+        self.queue()?;
+        let shared = self.shared.clone();
+        blocking(move || shared.store.table_names()).await
+    }
+
     fn bytes_used(&self) -> u64 {
         self.shared.store.disk_used()
     }

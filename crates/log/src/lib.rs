@@ -191,6 +191,9 @@ pub trait Log: std::fmt::Debug + Send + Sync + 'static {
     /// Deletes a state table with everything in it. Deleting what isn't there succeeds.
     async fn delete_state(&self, table: &str) -> Result<()>;
 
+    /// The names of all state tables.
+    async fn state_tables(&self) -> Result<Vec<String>>;
+
     /// The bytes that the log takes on disk (or in memory, where it lives there).
     fn bytes_used(&self) -> u64;
 }
@@ -211,6 +214,9 @@ pub trait StateTable: std::fmt::Debug + Send + Sync {
 
     /// The bytes that the table takes, roughly.
     fn bytes_used(&self) -> u64;
+
+    /// The number of entries, roughly: of one that was written anew, the former ones may be counted too.
+    fn entries(&self) -> u64;
 }
 
 pub type Entries = Box<dyn Iterator<Item = Result<(Bytes, Bytes)>> + Send>;

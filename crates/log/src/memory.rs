@@ -232,6 +232,10 @@ impl Log for MemoryLog {
         Ok(())
     }
 
+    async fn state_tables(&self) -> Result<Vec<String>> {
+        Ok(self.contents.lock().tables.keys().map(ToString::to_string).collect())
+    }
+
     fn bytes_used(&self) -> u64 {
         let contents = self.contents.lock();
         let topics: u64 = contents.topics.values().map(|topic| topic.describe().bytes).sum();

@@ -25,6 +25,16 @@ pub async fn on<T: Send + 'static>(
         .unwrap_or_else(|failed| Err(QueryError::internal(format!("the query broke off: {failed}"))))
 }
 
+/// Runs what may wait for the disk on a thread that may.
+pub async fn blocking<T: Send + 'static>(
+    executor: &Handle,
+    work: impl FnOnce() -> Result<T, QueryError> + Send + 'static,
+) -> Result<T, QueryError> {
+    let task = executor.spawn_blocking(work);
+    task.await
+        .unwrap_or_else(|failed| Err(QueryError::internal(format!("the query broke off: {failed}"))))
+}
+
 /// The rows of a query, computed on the executor as they are asked for. Dropping them stops it.
 pub fn rows(executor: &Handle, frame: DataFrame) -> SendableRecordBatchStream {
     let schema = Arc::clone(frame.schema().inner());

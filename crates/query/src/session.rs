@@ -7,11 +7,13 @@
 //! 3. A SELECT is DataFusion's, over the tables of this crate, within the memory that queries have.
 //!    With EMIT CHANGES it becomes a pipeline of the engine that lives as long as its reader.
 
+mod bad_value;
 mod ddl;
 mod insert;
 mod show;
+mod state;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
@@ -22,15 +24,17 @@ use datafusion::execution::SessionState;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::SessionContext;
 use futures::{StreamExt, TryStreamExt, stream};
+use headwater_catalog::definition::Definition;
 use headwater_catalog::snapshot::Snapshot;
 use headwater_engine::plan::{Input, Pipeline};
 use headwater_event::changes::{readable, readable_schema};
 use headwater_event::offset::{Offset, TopicPartition};
 use headwater_event::op::is_changelog;
+use headwater_problem::{Problem, ProblemKind};
 use headwater_sql::error::{Kind as SqlKind, SqlError};
 use headwater_sql::session::logical_plan;
 use headwater_sql::statement::{Kind, Select, Statement};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use crate::error::QueryError;
 use crate::execution;
@@ -44,10 +48,12 @@ pub enum Answer {
         schema: SchemaRef,
         rows: Rows,
     },
-    /// It is done: the words for it (`CREATE STREAM`), and the number of rows where there is one.
+    /// It is done: the words for it (`CREATE STREAM`), the number of rows where there is one, and what there is to
+    /// know besides.
     Done {
         tag: String,
         rows: Option<usize>,
+        notice: Option<String>,
     },
     /// Rows without an end.
     Changes {
@@ -120,6 +126,7 @@ impl Session {
             Kind::Select(select) => self.select(select, parameters).await,
             Kind::Insert(_) => insert::run(self, statement, parameters).await,
             Kind::Show(show) => show::show(&self.shared, *show).await,
+            Kind::ShowState(name) => state::show(&self.shared, name.as_ref()).await,
             Kind::Describe(name) => show::describe(&self.shared, name),
             Kind::Explain(explain) => show::explain(self, explain, parameters).await,
             Kind::CreateStream(_)
@@ -191,9 +198,11 @@ impl Session {
         let name = format!("live-{}", self.shared.parts.ids.uuid());
         let (pipeline, schema) = headwater_sql::plan::live_select(select, &snapshot, &name)?;
         let from = self.begin(&pipeline).await?;
+        let gone = gone(&snapshot, &pipeline, self.shared.parts.catalog.subscribe());
         let mut live = self.shared.parts.engine.live(pipeline, from).await?;
         let rows = stream::poll_fn(move |context| live.poll_recv(context));
         let rows = rows.map(|rows| Ok(readable(&rows?)?));
+        let rows = until(rows.boxed(), gone);
         let stop = self.shared.parts.stop.clone();
         let rows = holding(permit, rows.boxed()).take_until(stop.cancelled_owned());
         Ok(Answer::Changes {
@@ -246,6 +255,46 @@ impl Session {
         }
         Ok(begin)
     }
+}
+
+/// Returns when something that the pipeline reads is no longer what it was.
+fn gone(
+    snapshot: &Snapshot,
+    pipeline: &Pipeline,
+    mut catalog: watch::Receiver<Arc<Snapshot>>,
+) -> impl Future<Output = QueryError> + Send + use<> {
+    let topics: HashSet<_> = pipeline.inputs().map(|input| &*input.topic).collect();
+    let read = snapshot.iter().filter(|object| topics.contains(&*object.topic()));
+    let read: Vec<_> = read.cloned().collect();
+    async move {
+        loop {
+            let now = catalog.borrow_and_update().clone();
+            let is_gone = |object: &&Arc<Definition>| now.get(&object.name).is_none_or(|now| now.id != object.id);
+            if let Some(Definition { name, .. }) = read.iter().find(is_gone).map(|object| &**object) {
+                let problem = match now.get(name) {
+                    Some(_) => Problem::new(ProblemKind::Conflict, format!("'{name}' was replaced")),
+                    None => Problem::new(ProblemKind::Conflict, format!("'{name}' was dropped")),
+                };
+                return problem.hint("ask again, for the rows as they are").into();
+            }
+            if catalog.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+}
+
+/// The rows until `end`, which is the last thing that is said.
+fn until(rows: Rows, end: impl Future<Output = QueryError> + Send + 'static) -> Rows {
+    stream::unfold(Some((rows, Box::pin(end))), |state| async {
+        let (mut rows, mut end) = state?;
+        tokio::select! {
+            biased;
+            next = rows.next() => Some((next?, Some((rows, end)))),
+            error = &mut end => Some((Err(error), None)),
+        }
+    })
+    .boxed()
 }
 
 /// The rows, with the permit given back when they are dropped.

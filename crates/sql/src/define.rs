@@ -33,22 +33,21 @@ pub fn changes(statement: &Statement, snapshot: &Snapshot) -> Result<Vec<Change>
     match &statement.kind {
         Kind::Drop(drop) => removed(drop, snapshot),
         Kind::CreateStream(_) | Kind::CreateView(_) | Kind::CreateSource(_) | Kind::CreateSink(_) => {
-            let Some(definition) = define(statement, snapshot)? else {
+            let Some((definition, name)) = define(statement, snapshot)? else {
                 return Ok(Vec::new());
             };
-            let dependents = replace::made_anew(&definition.name, snapshot);
-            Ok(std::iter::once(definition).chain(dependents).map(Change::Put).collect())
+            replace::changes(definition, snapshot).map_err(|error| error.at(name.place.clone()))
         }
         _ => Ok(Vec::new()),
     }
 }
 
-/// The definition that a `CREATE` makes, planned against `snapshot`. Its id is 0: the catalog gives
-/// it one. `None` if there is nothing to do.
+/// The definition that a `CREATE` makes, planned against `snapshot` as it will be, and the name in the statement. Its
+/// id is 0: the catalog gives it one. `None` if there is nothing to do.
 ///
 /// # Errors
 /// Why it can't be, with its place; any statement but `CREATE`.
-pub fn define(statement: &Statement, snapshot: &Snapshot) -> Result<Option<Definition>> {
+pub fn define<'a>(statement: &'a Statement, snapshot: &Snapshot) -> Result<Option<(Definition, &'a Name)>> {
     let sql = statement.source.text();
     let (name, or_replace, if_not_exists) = match &statement.kind {
         Kind::CreateStream(create) => (&create.name, create.or_replace, create.if_not_exists),
@@ -62,31 +61,36 @@ pub fn define(statement: &Statement, snapshot: &Snapshot) -> Result<Option<Defin
         match () {
             () if if_not_exists => return Ok(None),
             () if !or_replace => return Err(exists(name, existing)),
-            () if existing.sql == sql => return Ok(None),
+            () if existing.latest().sql == sql => return Ok(None),
             () => {}
         }
     }
     check_name(name)?;
     // What is replaced can't be read by its successor.
-    let base = existing.map(|_| snapshot.with(&[Change::Remove(name.value.clone())]));
-    let base = base.as_ref().unwrap_or(snapshot);
-    let object = match &statement.kind {
-        Kind::CreateStream(create) => Object::Stream(stream(create, base)?),
-        Kind::CreateView(create) => Object::View(view(create, base)?),
-        Kind::CreateSource(create) => Object::Source(source::source(create, base)?),
-        Kind::CreateSink(create) => Object::Sink(sink::sink(create, base)?),
-        _ => return Err(SqlError::internal("CREATE of nothing that is known")),
-    };
-    let definition = Definition {
-        name: name.value.clone(),
-        id: 0,
-        sql: sql.to_owned(),
-        object,
-    };
-    if let Some(existing) = existing {
-        replace::check(existing, &definition, snapshot).map_err(|error| error.at(name.place.clone()))?;
+    let base = snapshot.future().with(&[Change::Remove(name.value.clone())]);
+    let object = object(statement, &base)?;
+    let definition = Definition::new(&name.value, sql, object);
+    let route = definition.http_path().and_then(|path| snapshot.by_http_path(path));
+    if let Some(other) = route.filter(|other| other.name != definition.name) {
+        let message = format!(
+            "the path is taken by the {} {} until it is replaced",
+            other.kind(),
+            other.name
+        );
+        return Err(SqlError::invalid(message).at(name.place.clone()));
     }
-    Ok(Some(definition))
+    Ok(Some((definition, name)))
+}
+
+/// What a `CREATE` makes, planned against a catalog without anything of its name.
+fn object(statement: &Statement, base: &Snapshot) -> Result<Object> {
+    match &statement.kind {
+        Kind::CreateStream(create) => stream(create, base).map(Object::Stream),
+        Kind::CreateView(create) => view(create, base).map(Object::View),
+        Kind::CreateSource(create) => source::source(create, base).map(Object::Source),
+        Kind::CreateSink(create) => sink::sink(create, base).map(Object::Sink),
+        _ => Err(SqlError::internal("CREATE of nothing that is known")),
+    }
 }
 
 /// The objects that a `DROP` removes, dependents first.

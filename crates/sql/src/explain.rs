@@ -59,13 +59,25 @@ pub fn stages(pipeline: &Pipeline) -> Vec<String> {
     lines
 }
 
+/// What an operator does, and what it keeps, and until when.
+pub fn kept(operator: &Operator) -> (String, String) {
+    let words = plain(&self::operator(operator));
+    match words.rsplit_once("; ") {
+        Some((what, keeps)) => (what.to_owned(), keeps.to_owned()),
+        None => (words, String::new()),
+    }
+}
+
 fn created(name: &str, statement: &Statement, snapshot: &Snapshot) -> Result<Vec<String>> {
     // As if it were not there: what is explained is the statement, not whether it may be run twice.
     let without = snapshot.with(&[Change::Remove(name.to_owned())]);
-    let Some(definition) = define(statement, &without)? else {
+    let Some((definition, _)) = define(statement, &without)? else {
         return Err(SqlError::internal(format!("{name} is there although it was removed")));
     };
-    let after = without.with(&[Change::Put(definition)]);
+    let after = without.with(&[Change::Put(Definition {
+        ahead: true,
+        ..definition
+    })]);
     let definition = after
         .get(name)
         .ok_or_else(|| SqlError::internal(format!("{name} is not there")))?;

@@ -44,7 +44,7 @@ use crate::statement::Select;
 /// When an input without rows is left out of the watermark, unless its stream says otherwise.
 pub(crate) const IDLE_TIMEOUT_MS: u64 = 5000;
 
-/// The stages of a stream or view that a query fills.
+/// The stages of a stream or view that a query fills. One that is ahead reads from the successors of what it names.
 ///
 /// # Errors
 /// What can't run, with its place in the query. [`SqlError`] of kind `Invalid` for a stream without a query.
@@ -56,6 +56,8 @@ pub fn pipeline(definition: &Definition, snapshot: &Snapshot) -> Result<Pipeline
             definition.name
         )));
     };
+    let future = definition.ahead.then(|| snapshot.future());
+    let snapshot = future.as_ref().unwrap_or(snapshot);
     let select = parse_query(&query.sql)?;
     let request = Request {
         name: &name,

@@ -23,6 +23,8 @@ pub enum Kind {
     CreateSink(CreateSink),
     Drop(Drop),
     Show(Show),
+    /// `SHOW STATE [FOR name]`
+    ShowState(Option<Name>),
     Describe(Name),
     Explain(Explain),
     Insert(Insert),
@@ -210,7 +212,7 @@ impl Source {
     }
 
     /// The place of a span; `None` where the parser had no span to give.
-    pub(crate) fn place(&self, span: Span) -> Option<Place> {
+    pub fn place(&self, span: Span) -> Option<Place> {
         if span.start.line == 0 {
             return None;
         }

@@ -129,10 +129,8 @@ pub async fn letters(log: &Arc<MemoryLog>) -> Vec<(String, String)> {
 
 pub fn definition(name: &str, id: u64, object: Object) -> Arc<Definition> {
     Arc::new(Definition {
-        name: name.to_owned(),
         id,
-        sql: String::new(),
-        object,
+        ..Definition::new(name, "", object)
     })
 }
 

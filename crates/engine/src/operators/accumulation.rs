@@ -81,6 +81,17 @@ impl Accumulation {
         self.groups.is_empty()
     }
 
+    /// The memory that it takes, roughly.
+    pub fn bytes(&self) -> usize {
+        let states: usize = self
+            .accumulators
+            .each
+            .iter()
+            .map(|accumulator| accumulator.size())
+            .sum();
+        self.groups.bytes() + states
+    }
+
     /// Adds rows.
     pub fn update(&mut self, groups: &[ArrayRef], rows: usize, arguments: &[Arguments]) -> Result<()> {
         self.groups.intern(groups, rows, &mut self.indices)?;

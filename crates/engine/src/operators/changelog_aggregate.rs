@@ -28,6 +28,7 @@ use super::{Operator, Rejected, Saved, StateChanges, batch_of};
 use crate::cache::Cache;
 use crate::difference::difference;
 use crate::error::{Error, Result};
+use crate::holdings::Held;
 use crate::plan;
 use crate::plan::Aggregate;
 use crate::rows::encode_rows;
@@ -333,6 +334,10 @@ impl Operator for ChangelogAggregate {
         self.cache = Some(Cache::new(saved.caches.share(), is_empty));
         self.table = Some(Arc::clone(&saved.table));
         Ok(())
+    }
+
+    fn held(&self) -> Held {
+        Held::cache(self.cache.as_ref().map_or(0, Cache::bytes))
     }
 
     fn take_rejected(&mut self) -> Vec<Rejected> {

@@ -25,6 +25,7 @@ use super::row_order::{RowOrder, data_columns};
 use super::{Operator, Rejected, Saved, StateChanges, batch_of};
 use crate::error::Result;
 use crate::guard::guarded;
+use crate::holdings::Held;
 use crate::keyed::Keyed;
 use crate::plan;
 
@@ -202,6 +203,10 @@ impl Operator for ChangelogOver {
 
     fn restore(&mut self, saved: &Saved) -> Result<()> {
         self.keyed.restore(saved)
+    }
+
+    fn held(&self) -> Held {
+        self.keyed.held()
     }
 
     fn take_rejected(&mut self) -> Vec<Rejected> {

@@ -49,6 +49,7 @@ use headwater_log::StateTable;
 
 use crate::error::{Error, Result};
 use crate::guard::guarded;
+use crate::holdings::Held;
 use crate::plan;
 
 /// A step of a stage.
@@ -87,6 +88,11 @@ pub trait Operator: Send {
     /// Rows that came too late for every window they belong to, since it was last asked.
     fn take_late(&mut self) -> u64 {
         0
+    }
+
+    /// What it has in memory between two epochs. Asked for when somebody wants to know, so it may take its time.
+    fn held(&self) -> Held {
+        Held::default()
     }
 
     /// Rows that it could not use and left out, since it was last asked. An operator that is

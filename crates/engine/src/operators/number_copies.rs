@@ -12,6 +12,7 @@ use headwater_event::op::Op;
 
 use super::{Operator, Saved, StateChanges, batch_of};
 use crate::error::{Error, Result};
+use crate::holdings::Held;
 use crate::keyed::Keyed;
 use crate::plan;
 use crate::rows::encode_rows;
@@ -76,6 +77,10 @@ impl Operator for NumberCopies {
 
     fn restore(&mut self, saved: &Saved) -> Result<()> {
         self.state.restore(saved)
+    }
+
+    fn held(&self) -> Held {
+        self.state.held()
     }
 }
 

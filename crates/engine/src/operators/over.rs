@@ -31,6 +31,7 @@ use super::{Operator, Rejected, Saved, StateChanges, batch_of, evaluate, split_b
 use crate::error::{Error, Result};
 use crate::groups::Groups;
 use crate::guard::guarded;
+use crate::holdings::Held;
 use crate::keyed::Keyed;
 use crate::plan;
 use crate::plan::{FrameReach, RunningAggregate, WindowFunction};
@@ -376,6 +377,11 @@ impl Operator for Over {
 
     fn take_late(&mut self) -> u64 {
         std::mem::take(&mut self.late)
+    }
+
+    fn held(&self) -> Held {
+        let waiting = self.pending.bytes();
+        Held::cache(waiting + self.keyed.held().bytes as usize)
     }
 
     fn take_rejected(&mut self) -> Vec<Rejected> {

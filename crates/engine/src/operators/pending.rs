@@ -15,6 +15,7 @@ use headwater_event::clock::Micros;
 use super::windows::times;
 use super::{Saved, StateChanges, parts};
 use crate::error::{Error, Result};
+use crate::holdings::bytes_of;
 
 /// What the operator's own keys begin with must be something else.
 const PREFIX: u8 = 0;
@@ -46,6 +47,11 @@ impl Pending {
             entries: BTreeMap::new(),
             gone: Vec::new(),
         }
+    }
+
+    /// The memory that they take.
+    pub fn bytes(&self) -> usize {
+        bytes_of(self.held.iter().chain(&self.arrived).map(|held| &held.rows))
     }
 
     /// Rows that all have a time.

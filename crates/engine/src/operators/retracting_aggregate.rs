@@ -24,6 +24,7 @@ use super::accumulation::{Accumulators, Arguments};
 use super::{Operator, Rejected, Saved, StateChanges, batch_of, evaluate};
 use crate::difference::difference;
 use crate::error::{Error, Result};
+use crate::holdings::Held;
 use crate::keyed::Keyed;
 use crate::plan;
 use crate::plan::Aggregate;
@@ -275,6 +276,10 @@ impl Operator for RetractingAggregate {
 
     fn restore(&mut self, saved: &Saved) -> Result<()> {
         self.state.restore(saved)
+    }
+
+    fn held(&self) -> Held {
+        self.state.held()
     }
 
     fn take_rejected(&mut self) -> Vec<Rejected> {

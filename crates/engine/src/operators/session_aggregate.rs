@@ -39,6 +39,7 @@ use super::windows::time_column;
 use super::{Operator, Rejected, Saved, StateChanges, batch_of, parts};
 use crate::error::{Error, Result};
 use crate::groups::Groups;
+use crate::holdings::{Held, bytes_of};
 use crate::plan;
 use crate::plan::Aggregate;
 
@@ -510,6 +511,13 @@ impl Operator for SessionAggregate {
 
     fn take_late(&mut self) -> u64 {
         std::mem::take(&mut self.late)
+    }
+
+    fn held(&self) -> Held {
+        let parts = self.parts.iter().flatten();
+        let open = parts.clone().map(|part| part.live).sum();
+        let rows = parts.map(|part| &part.rows).chain(&self.arrived);
+        Held::whole(open, self.groups.bytes() + bytes_of(rows))
     }
 
     fn take_rejected(&mut self) -> Vec<Rejected> {

@@ -6,6 +6,7 @@ use std::ops::Range;
 use arrow::array::RecordBatch;
 
 use super::accumulation::Accumulation;
+use crate::holdings::{Held, bytes_of};
 
 #[derive(Default)]
 pub struct Slice {
@@ -20,4 +21,13 @@ pub struct Slice {
     /// The rows of those entries, and how many of them a rewriting left.
     pub rows_stored: usize,
     pub rows_rewritten: usize,
+}
+
+impl Slice {
+    pub fn held(&self) -> Held {
+        let live = self.live.as_ref();
+        let rows: usize = self.parts.iter().map(RecordBatch::num_rows).sum();
+        let bytes = live.map_or(0, Accumulation::bytes) + bytes_of(self.parts.iter().chain(&self.arrived));
+        Held::whole(live.map_or(0, Accumulation::len) + rows, bytes)
+    }
 }

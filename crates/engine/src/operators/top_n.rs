@@ -24,6 +24,7 @@ use super::counted_rows::{COMPARED_BYTES_MAX, GROUP_BYTES_MAX, count, cut, inser
 use super::row_order::RowOrder;
 use super::{Operator, Rejected, Saved, StateChanges, batch_of};
 use crate::error::Result;
+use crate::holdings::Held;
 use crate::keyed::{Group, Keyed, Rows};
 use crate::plan;
 
@@ -192,6 +193,10 @@ impl Operator for TopN {
 
     fn restore(&mut self, saved: &Saved) -> Result<()> {
         self.keyed.restore(saved)
+    }
+
+    fn held(&self) -> Held {
+        self.keyed.held()
     }
 
     fn take_rejected(&mut self) -> Vec<Rejected> {

@@ -44,6 +44,7 @@ use super::{Operator, Rejected, Saved, StateChanges, batch_of, parts};
 use crate::difference::difference;
 use crate::error::{Error, Result};
 use crate::groups::Groups;
+use crate::holdings::Held;
 use crate::plan;
 use crate::plan::Aggregate;
 
@@ -515,6 +516,11 @@ impl Operator for WindowAggregate {
 
     fn take_late(&mut self) -> u64 {
         std::mem::take(&mut self.late)
+    }
+
+    fn held(&self) -> Held {
+        let slices = self.slices.values().map(Slice::held);
+        slices.sum()
     }
 
     fn take_rejected(&mut self) -> Vec<Rejected> {

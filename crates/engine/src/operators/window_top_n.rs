@@ -27,10 +27,14 @@ use super::row_order::RowOrder;
 use super::windows::times;
 use super::{Operator, Rejected, Saved, StateChanges, batch_of, split_by_time};
 use crate::error::{Error, Result};
+use crate::holdings::Held;
 use crate::plan;
 
 /// A window with fewer entries is not looked at for what could be put together.
 const ENTRIES_MAX: u64 = 64;
+
+/// What a row or a group takes besides its bytes, roughly.
+const ROW_BYTES: usize = 48;
 
 pub struct WindowTopN {
     plan: plan::TopN,
@@ -258,6 +262,16 @@ impl Operator for WindowTopN {
 
     fn take_late(&mut self) -> u64 {
         std::mem::take(&mut self.late)
+    }
+
+    fn held(&self) -> Held {
+        let groups = || self.windows.values().flat_map(|window| &window.groups);
+        let rows = groups().flat_map(|(_, ranking)| &ranking.rows);
+        let (rows, bytes) = rows.fold((0, 0), |(rows, bytes), (row, _)| {
+            (rows + 1, bytes + row.len() + ROW_BYTES)
+        });
+        let keys: usize = groups().map(|(key, _)| key.len() + ROW_BYTES).sum();
+        Held::whole(rows, bytes + keys)
     }
 
     fn take_rejected(&mut self) -> Vec<Rejected> {

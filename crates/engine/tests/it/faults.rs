@@ -214,6 +214,10 @@ impl Log for DamagedLog {
         self.memory.release(owner).await
     }
 
+    async fn state_tables(&self) -> Result<Vec<String>> {
+        self.memory.state_tables().await
+    }
+
     async fn state(&self, table: &str) -> Result<Arc<dyn StateTable>> {
         self.memory.state(table).await
     }

@@ -182,11 +182,10 @@ pub fn stream(name: &str, idempotency_key: Option<&str>) -> Definition {
         column("duration", DataType::Int32, true, None),
         column("time_stamp", time, false, Some(ColumnDefault::Now)),
     ];
-    Definition {
-        name: name.to_owned(),
-        id: 0,
-        sql: String::new(),
-        object: Object::Stream(Stream {
+    Definition::new(
+        name,
+        "",
+        Object::Stream(Stream {
             schema: EventSchema {
                 columns,
                 unknown_fields: UnknownFields::Reject,
@@ -203,7 +202,7 @@ pub fn stream(name: &str, idempotency_key: Option<&str>) -> Definition {
             query: None,
             builtin: false,
         }),
-    }
+    )
 }
 
 fn column(name: &str, data_type: DataType, nullable: bool, default: Option<ColumnDefault>) -> Column {

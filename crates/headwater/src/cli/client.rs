@@ -41,6 +41,9 @@ pub struct Answer {
     /// What was done, of a statement that has no rows.
     #[serde(default)]
     pub status: Option<String>,
+    /// What there is to know besides.
+    #[serde(default)]
+    pub notice: Option<String>,
 }
 
 /// A problem document as it arrives; see `headwater_problem` for what the members mean.

@@ -114,6 +114,11 @@ async fn follow(response: Response, printer: &mut Printer, position: &mut Option
                 eprintln!("headwater: {reason}");
                 return Ok(any);
             }
+            Some(Message::Gone(reason)) => {
+                eprintln!("headwater: {reason}");
+                *position = None;
+                return Ok(any);
+            }
             None => {}
         }
     }

@@ -19,6 +19,7 @@ mod nexmark;
 mod oracle;
 mod overload;
 mod postgres;
+mod replace;
 mod retention;
 mod server;
 mod sinks;

@@ -69,6 +69,24 @@ async fn psql_shows_and_asks() {
         "CREATE MATERIALIZED VIEW per_page AS SELECT page_url, count(*) AS n FROM clicks GROUP BY page_url",
     );
     assert!(made.contains("CREATE MATERIALIZED VIEW"), "{made}");
+    let replaced = psql(
+        &server,
+        "CREATE OR REPLACE MATERIALIZED VIEW per_page AS SELECT page_url, count(*) * 2 AS n FROM clicks GROUP BY page_url",
+    );
+    assert!(
+        replaced.contains(
+            "NOTICE:  built anew from the start of clicks; until that has caught up, per_page answers as it was"
+        ),
+        "{replaced}"
+    );
+    let wrong = psql(
+        &server,
+        "INSERT INTO clicks (user_id, page_url, price) VALUES ('u4', '/home', 1), ('u4', '/cart', 'much')",
+    );
+    assert!(
+        wrong.contains("ERROR:  row 2, column price: 'much' is no DOUBLE") && wrong.contains("LINE 1:"),
+        "{wrong}"
+    );
 }
 
 #[tokio::test]

@@ -253,6 +253,7 @@ pub(super) async fn a_deleted_state_table_is_empty_when_it_is_made_again<B: Back
     log.commit(&claim, state(vec![write("s", [("a", Some("1"))])])).await?;
     log.delete_state("s").await?;
     log.delete_state("s").await?;
+    assert!(log.state_tables().await?.is_empty());
     assert!(all(&log.state("s").await?)?.is_empty());
     log.commit(&claim, state(vec![write("s", [("b", Some("2"))])])).await?;
     let log = reopened(backend, log, "state-deleted")?;

@@ -114,6 +114,11 @@ pub(super) async fn names_may_hold_anything<B: Backend>(backend: &B) -> Result<(
     }
     let log = reopened(backend, log, "names")?;
     assert_eq!(log.topics().await?.len(), 7);
+    let tables = log.state_tables().await?;
+    assert!(
+        tables.len() == 7 && tables.iter().any(|name| name == "Ünïcödé 流"),
+        "{tables:?}"
+    );
     assert_eq!(ids_of(&*log, "../up", 0).await?, [1, 2]);
     Ok(())
 }

@@ -58,4 +58,8 @@ impl StateTable for EmbeddedTable {
     fn bytes_used(&self) -> u64 {
         self.table.keyspace.disk_space() + self.table.keyspace.tree.active_memtable().size()
     }
+
+    fn entries(&self) -> u64 {
+        self.table.keyspace.approximate_len() as u64
+    }
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use fjall::config::{BlockSizePolicy, CompressionPolicy, PinningPolicy};
 use fjall::{
     AbstractTree, CompressionType, Database, Guard, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode,
+    Readable,
 };
 
 use parking_lot::Mutex;
@@ -100,6 +101,17 @@ impl Store {
 
     pub fn table_keyspace(&self, number: u64) -> Result<Keyspace> {
         self.keyspace(&format!("s{number}"), || small_values(self.memtables_bytes))
+    }
+
+    /// The names of all state tables.
+    pub fn table_names(&self) -> Result<Vec<String>> {
+        let prefix = layout::state_table_key("");
+        let tables = self.database.snapshot().prefix(&self.meta, &prefix);
+        let name = |guard: Guard| {
+            let (key, _) = guard.into_inner().map_err(|error| self.error(error))?;
+            Ok(String::from_utf8_lossy(&key[prefix.len()..]).into_owned())
+        };
+        tables.map(name).collect()
     }
 
     fn keyspace(&self, name: &str, options: impl FnOnce() -> KeyspaceCreateOptions) -> Result<Keyspace> {

@@ -69,6 +69,10 @@ impl StateTable for MemoryTable {
             .map(|(key, value)| (key.len() + value.len()) as u64)
             .sum()
     }
+
+    fn entries(&self) -> u64 {
+        self.entries.read().len() as u64
+    }
 }
 
 impl Iterator for Walk {

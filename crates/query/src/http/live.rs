@@ -20,12 +20,13 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures::stream::{self, Stream};
 use headwater_catalog::definition::Definition;
+use headwater_catalog::snapshot::Snapshot;
 use headwater_event::changes;
 use headwater_event::offset::Offset;
 use headwater_log::error::Error as LogError;
 use headwater_schema::encode::JsonRows;
 use http::header::{HeaderMap, UPGRADE};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use crate::error::QueryError;
 use crate::http::events::{self, Reading};
@@ -49,6 +50,7 @@ struct Subscription {
     reader: TopicReader,
     /// After the last message.
     position: Position,
+    catalog: watch::Receiver<Arc<Snapshot>>,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -62,6 +64,8 @@ enum News {
     Problem(String),
     /// There will be no more, and why.
     End(String),
+    /// The same, and the position means nothing any more.
+    Gone(String),
 }
 
 pub async fn stream(
@@ -126,9 +130,13 @@ impl Subscription {
             reading.from = events::from(LAST_EVENT_ID, last)?;
         }
         let permit = shared.live_permit()?;
+        let mut catalog = shared.parts.catalog.subscribe();
+        // It may have changed since the definition was looked up.
+        catalog.mark_changed();
         let reader = reading.open(&shared, definition).await?;
         Ok(Self {
             position: reader.position(),
+            catalog,
             definition: Arc::clone(definition),
             reader,
             shared,
@@ -150,6 +158,9 @@ impl Subscription {
             let (clock, stop) = (&self.shared.parts.clock, &self.shared.parts.stop);
             let heartbeat: Duration = self.shared.options.heartbeat;
             tokio::select! {
+                changed = self.catalog.changed() => if changed.is_err() || !self.is_current() {
+                    return self.gone();
+                },
                 waited = self.reader.wait() => if let Err(error) = waited {
                     return self.failed(error);
                 },
@@ -193,15 +204,24 @@ impl Subscription {
     }
 
     fn silence(&self) -> News {
-        let snapshot = self.shared.parts.catalog.snapshot();
-        match snapshot.get(&self.definition.name) {
-            Some(current) if current.id == self.definition.id => News::Silence,
-            _ => self.gone(),
+        match self.is_current() {
+            true => News::Silence,
+            false => self.gone(),
         }
     }
 
+    fn is_current(&self) -> bool {
+        let snapshot = self.shared.parts.catalog.snapshot();
+        let current = snapshot.get(&self.definition.name);
+        current.is_some_and(|current| current.id == self.definition.id)
+    }
+
     fn gone(&self) -> News {
-        News::End(format!("'{}' was dropped", self.definition.name))
+        let name = &self.definition.name;
+        News::Gone(match self.shared.parts.catalog.snapshot().get(name) {
+            Some(_) => format!("'{name}' was replaced: read it anew, and subscribe without a position"),
+            None => format!("'{name}' was dropped"),
+        })
     }
 }
 
@@ -227,9 +247,10 @@ fn sse(subscription: Subscription) -> impl Stream<Item = Result<Bytes, QueryErro
             }
             News::Silence => out.extend_from_slice(b":\n\n"),
             News::Problem(problem) => out = format!("event: error\ndata: {problem}\n\n").into_bytes(),
-            News::End(reason) => {
-                let end = format!("event: end\ndata: {reason}\n\n");
-                return Some((Ok(end.into()), None));
+            News::End(reason) => return Some((Ok(format!("event: end\ndata: {reason}\n\n").into()), None)),
+            News::Gone(reason) => {
+                // The empty id makes a browser that connects again forget the position.
+                return Some((Ok(format!("event: end\nid\ndata: {reason}\n\n").into()), None));
             }
         }
         Some((Ok(Bytes::from(out)), Some(subscription)))
@@ -250,7 +271,7 @@ async fn websocket(mut socket: WebSocket, mut subscription: Subscription) {
             News::Messages(messages) => send_all(&mut socket, messages).await,
             News::Silence => socket.send(Frame::Ping(Bytes::new())).await,
             News::Problem(problem) => socket.send(Frame::text(format!("{{\"error\":{problem}}}"))).await,
-            News::End(reason) => {
+            News::End(reason) | News::Gone(reason) => {
                 let end = serde_json::json!({ "end": reason }).to_string();
                 // It is over, whether the client hears it or not.
                 let _ = socket.send(Frame::text(end)).await;

@@ -75,8 +75,8 @@ async fn answer(form: Form, mut answers: Vec<Answer>, bytes_max: usize) -> Resul
                 Err(problem.into())
             }
         },
-        Some(Answer::Done { tag, rows }) => Ok(json(&done(&tag, rows))),
-        None => Ok(json(&done("EMPTY", None))),
+        Some(Answer::Done { tag, rows, notice }) => Ok(json(&done(&tag, rows, notice))),
+        None => Ok(json(&done("EMPTY", None, None))),
     }
 }
 
@@ -88,7 +88,9 @@ async fn results(answers: Vec<Answer>, bytes_max: usize) -> Result<Response, Que
             body.push(b',');
         }
         match answer {
-            Answer::Done { tag, rows } => body.extend_from_slice(done(&tag, rows).to_string().as_bytes()),
+            Answer::Done { tag, rows, notice } => {
+                body.extend_from_slice(done(&tag, rows, notice).to_string().as_bytes());
+            }
             Answer::Changes { .. } => return Err(invalid("a live query must be the only statement").into()),
             Answer::Rows { schema, mut rows } => {
                 let mut encoder = Encoder::new(Form::Json, schema);
@@ -108,12 +110,16 @@ async fn results(answers: Vec<Answer>, bytes_max: usize) -> Result<Response, Que
     Ok(rows::answer(Form::Json.content_type(), Body::from(body)))
 }
 
-fn done(tag: &str, rows: Option<usize>) -> Value {
+fn done(tag: &str, rows: Option<usize>, notice: Option<String>) -> Value {
     let status = match rows {
         Some(rows) => format!("{tag} {rows}"),
         None => tag.to_owned(),
     };
-    json!({"columns": [], "rows": [], "status": status})
+    let mut done = json!({"columns": [], "rows": [], "status": status});
+    if let Some(notice) = notice {
+        done["notice"] = notice.into();
+    }
+    done
 }
 
 fn json(value: &Value) -> Response {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use datafusion::common::ScalarValue;
 use datafusion::sql::sqlparser::ast;
-use futures::Sink;
 use futures::future::BoxFuture;
+use futures::{Sink, SinkExt};
 use headwater_sql::statement::{Kind, Statement};
 use pgwire::api::auth::StartupHandler;
 use pgwire::api::auth::noop::NoopStartupHandler;
@@ -126,7 +126,13 @@ impl NoopStartupHandler for Startup {
 }
 
 impl Statements {
-    async fn simple(&self, sql: &Arc<str>, connection: &Connection<'_>) -> PgWireResult<Vec<Response>> {
+    /// What there is to know besides goes to `notices`.
+    async fn simple(
+        &self,
+        sql: &Arc<str>,
+        connection: &Connection<'_>,
+        notices: &mut Vec<String>,
+    ) -> PgWireResult<Vec<Response>> {
         if asks_about_the_server(sql) {
             return self.ask_about_the_server(sql).await;
         }
@@ -150,6 +156,9 @@ impl Statements {
             }
             let answers = session.run(group, &[]).await.map_err(|error| told(&error, sql))?;
             for answer in answers {
+                if let Answer::Done { notice, .. } = &answer {
+                    notices.extend(notice.clone());
+                }
                 responses.push(response(answer, &Format::UnifiedText, sql)?);
             }
         }
@@ -242,8 +251,9 @@ impl Statements {
         &'a self,
         sql: &'a Arc<str>,
         connection: &'a Connection<'_>,
+        notices: &'a mut Vec<String>,
     ) -> BoxFuture<'a, PgWireResult<Vec<Response>>> {
-        Box::pin(self.simple(sql, connection))
+        Box::pin(self.simple(sql, connection, notices))
     }
 
     fn prepared_boxed<'a>(&'a self, portal: &'a Portal<Prepared>) -> BoxFuture<'a, PgWireResult<Response>> {
@@ -332,7 +342,14 @@ impl SimpleQueryHandler for Statements {
             there
         };
         let connection = Connection { named, forget: &forget };
-        self.simple_boxed(&Arc::from(query), &connection).await
+        let mut notices = Vec::new();
+        let sql = Arc::from(query);
+        let responses = self.simple_boxed(&sql, &connection, &mut notices).await?;
+        for notice in notices {
+            let notice = ErrorInfo::new("NOTICE".to_owned(), "00000".to_owned(), notice);
+            client.feed(PgWireBackendMessage::NoticeResponse(notice.into())).await?;
+        }
+        Ok(responses)
     }
 }
 

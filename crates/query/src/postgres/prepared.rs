@@ -108,7 +108,7 @@ impl Preparer {
             Kind::Other(other) => return Ok(settings::show(other).and_then(schema_of)),
             Kind::Select(select) => return Ok(Some(session.changes_schema(select)?)),
             // These have no effect and are quickly done.
-            Kind::Show(_) | Kind::Describe(_) | Kind::Explain(_) => {
+            Kind::Show(_) | Kind::ShowState(_) | Kind::Describe(_) | Kind::Explain(_) => {
                 session.run(std::slice::from_ref(statement), &[]).await?
             }
             _ => return Ok(None),

@@ -46,8 +46,10 @@ pub fn fields(schema: &Schema, format: &Format) -> PgWireResult<Fields> {
 /// What a statement gave, as a response. `sql` is the text that places in errors refer to.
 pub fn response(answer: Answer, format: &Format, sql: &Arc<str>) -> PgWireResult<Response> {
     match answer {
-        Answer::Done { tag, rows: None } => Ok(Response::Execution(Tag::new(&tag))),
-        Answer::Done { tag, rows: Some(rows) } => Ok(Response::Execution(Tag::new(&tag).with_oid(0).with_rows(rows))),
+        Answer::Done { tag, rows: None, .. } => Ok(Response::Execution(Tag::new(&tag))),
+        Answer::Done {
+            tag, rows: Some(rows), ..
+        } => Ok(Response::Execution(Tag::new(&tag).with_oid(0).with_rows(rows))),
         Answer::Rows { schema, rows } | Answer::Changes { schema, rows } => {
             let fields = fields(&schema, format)?;
             let rows = encoded(Arc::clone(&fields), rows, Arc::clone(sql));

@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use headwater_catalog::definition::Definition;
+use headwater_catalog::definition::{Definition, Start};
 use headwater_catalog::snapshot::{Change, Snapshot};
 use headwater_catalog::store::Error as CatalogError;
 use headwater_sql::define;
@@ -37,38 +37,79 @@ pub fn check(shared: &Shared, statements: &[Statement]) -> Result<(), QueryError
 pub async fn apply(shared: &Arc<Shared>, statements: &[Statement]) -> Result<Vec<Answer>, QueryError> {
     let catalog = &shared.parts.catalog;
     let mut attempt = 1;
-    let version = loop {
+    let (version, notices) = loop {
         let snapshot = catalog.snapshot();
-        let changes = plan(statements, &snapshot)?;
+        let planned = plan(statements, &snapshot)?;
+        let changes = planned.concat();
         look(shared, statements, &changes, &snapshot)?;
+        let notices = notices(statements, &planned);
         if changes.is_empty() {
-            break snapshot.version;
+            break (snapshot.version, notices);
         }
         match catalog.apply(snapshot.version, changes).await {
-            Ok(version) => break version,
+            Ok(version) => break (version, notices),
             Err(CatalogError::Conflict { .. }) if attempt < ATTEMPTS_MAX => attempt += 1,
             Err(error) => return Err(error.into()),
         }
     };
     in_effect(shared, version).await?;
     forget_views(shared);
-    let done = |statement| Answer::Done {
+    let done = |(statement, notice)| Answer::Done {
         tag: tag(statement).to_owned(),
         rows: None,
+        notice,
     };
-    Ok(statements.iter().map(done).collect())
+    Ok(statements.iter().zip(notices).map(done).collect())
 }
 
-/// The changes that the statements make, in their order. Statements that aren't changes are left out.
-fn plan(statements: &[Statement], snapshot: &Snapshot) -> Result<Vec<Change>, SqlError> {
+/// The changes that each of the statements makes, in their order. Statements that aren't changes are left out.
+fn plan(statements: &[Statement], snapshot: &Snapshot) -> Result<Vec<Vec<Change>>, SqlError> {
     let mut changes = Vec::new();
     let mut working = snapshot.clone();
     for statement in statements.iter().filter(|statement| changes_catalog(statement)) {
         let new = define::changes(statement, &working)?;
         working = working.with(&new);
-        changes.extend(new);
+        changes.push(new);
     }
     Ok(changes)
+}
+
+fn notices(statements: &[Statement], planned: &[Vec<Change>]) -> Vec<Option<String>> {
+    let notices = statements.iter().zip(planned);
+    notices.map(|(statement, changes)| notice(statement, changes)).collect()
+}
+
+/// What became of the object that a CREATE made or replaced, and of those that read from it.
+fn notice(statement: &Statement, changes: &[Change]) -> Option<String> {
+    let (name, or_replace) = match &statement.kind {
+        Kind::CreateStream(create) => (&create.name.value, create.or_replace),
+        Kind::CreateView(create) => (&create.name.value, create.or_replace),
+        Kind::CreateSource(create) => (&create.name.value, create.or_replace),
+        Kind::CreateSink(create) => (&create.name.value, create.or_replace),
+        _ => return None,
+    };
+    let Some(Change::Put(object)) = changes.first() else {
+        return Some(match or_replace {
+            true => format!("{name} is there in these words already: nothing was changed"),
+            false => format!("there is something of the name {name} already: nothing was changed"),
+        });
+    };
+    let others: Vec<_> = changes.iter().skip(1).map(Change::name).collect();
+    let with = match others.as_slice() {
+        [] => String::new(),
+        others => format!(", and with it {}", others.join(", ")),
+    };
+    let Some(successor) = &object.successor else {
+        return (!others.is_empty()).then(|| format!("made anew at once{with}"));
+    };
+    let query = successor.query()?;
+    let from = match query.start {
+        Start::Earliest => format!("from the start of {}", query.reads.join(" and ")),
+        Start::Latest => "from now on".to_owned(),
+    };
+    Some(format!(
+        "built anew {from}{with}; until that has caught up, {name} answers as it was"
+    ))
 }
 
 /// Looks whether what new sources read from is there, and where new sinks write to.

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
 use arrow::datatypes::FieldRef;
 use datafusion::common::tree_node::{Transformed, TreeNode};
@@ -23,40 +24,64 @@ use headwater_catalog::snapshot::nearest;
 use headwater_gateway::ingest::error::IngestError;
 use headwater_sql::error::SqlError;
 use headwater_sql::session::logical_plan;
-use headwater_sql::statement::{Insert, Kind, Name, Statement};
+use headwater_sql::statement::{Insert, Kind, Name, Source, Statement};
 
 use crate::error::QueryError;
 use crate::execution;
-use crate::session::{Answer, Session, bind};
+use crate::session::{Answer, Session, bad_value, bind};
 
 pub async fn run(session: &Session, statement: &Statement, parameters: &[ScalarValue]) -> Result<Answer, QueryError> {
-    let plan = plan(session, statement).await?;
-    append(session, plan, parameters).await
+    let insert = insert(statement)?;
+    let definition = stream(session, statement)?;
+    let done = async { append(session, plan_of(session, insert, &statement.source).await?, parameters).await };
+    match done.await {
+        Ok(answer) => Ok(answer),
+        Err(error) => Err(bad_value::blame(session, statement, &definition, parameters, error).await),
+    }
 }
 
 /// The plan of an INSERT as DataFusion makes it; its parameters have the types of their columns.
 pub async fn plan(session: &Session, statement: &Statement) -> Result<LogicalPlan, QueryError> {
-    let Kind::Insert(insert) = &statement.kind else {
-        return Err(QueryError::internal("not an INSERT"));
-    };
+    stream(session, statement)?;
+    plan_of(session, insert(statement)?, &statement.source).await
+}
+
+fn insert(statement: &Statement) -> Result<&Insert, QueryError> {
+    match &statement.kind {
+        Kind::Insert(insert) => Ok(insert),
+        _ => Err(QueryError::internal("not an INSERT")),
+    }
+}
+
+/// The stream that the rows go into, which must have the columns that are named, and values for each.
+fn stream(session: &Session, statement: &Statement) -> Result<Arc<Definition>, QueryError> {
+    let insert = insert(statement)?;
     let snapshot = session.shared.parts.catalog.snapshot();
     let name = &insert.stream;
     match snapshot.get(&name.value) {
-        Some(definition) if definition.stream().is_some() => check_columns(insert, definition)?,
+        Some(definition) if definition.stream().is_some() => {
+            check_columns(insert, definition)?;
+            bad_value::check_lengths(insert, &statement.source, definition)?;
+            Ok(Arc::clone(definition))
+        }
         Some(other) => {
             let message = format!("'{}' is a {}, and rows go into streams", name.value, other.kind());
-            return Err(SqlError::invalid(message).at(name.place.clone()).into());
+            Err(SqlError::invalid(message).at(name.place.clone()).into())
         }
         None => {
             let message = format!("there is no stream '{}'", name.value);
-            return Err(SqlError::new(headwater_sql::error::Kind::UnknownObject, message)
+            Err(SqlError::new(headwater_sql::error::Kind::UnknownObject, message)
                 .did_you_mean(snapshot.nearest(&name.value))
                 .at(name.place.clone())
-                .into());
+                .into())
         }
     }
+}
+
+/// `source` is what places in the query refer to.
+pub async fn plan_of(session: &Session, insert: &Insert, source: &Source) -> Result<LogicalPlan, QueryError> {
     let planned = PlannedStatement::Statement(Box::new(as_sql(insert)?));
-    let (state, query, source) = (session.state(), insert.query.clone(), statement.source.clone());
+    let (state, query, source) = (session.state(), insert.query.clone(), source.clone());
     execution::on(&session.shared.parts.executor, async move {
         match state.statement_to_plan(planned).await {
             Ok(plan) => Ok(plan),
@@ -94,7 +119,26 @@ pub async fn append(session: &Session, plan: LogicalPlan, parameters: &[ScalarVa
         return Err(QueryError::internal("an INSERT was planned as something else"));
     };
     let stream = insert.table_name.table().to_owned();
-    let rows = named_columns(with_nulls(bind((*insert.input).clone(), parameters)?)?);
+    let batch = rows(session, (*insert.input).clone(), parameters).await?;
+    let inserted = if batch.num_rows() == 0 {
+        0
+    } else {
+        session.shared.parts.ingest.append(&stream, batch).await?.accepted
+    };
+    Ok(Answer::Done {
+        tag: "INSERT".to_owned(),
+        rows: Some(inserted),
+        notice: None,
+    })
+}
+
+/// What is to be appended.
+pub async fn rows(
+    session: &Session,
+    input: LogicalPlan,
+    parameters: &[ScalarValue],
+) -> Result<RecordBatch, QueryError> {
+    let rows = named_columns(with_nulls(bind(input, parameters)?)?);
     let frame = DataFrame::new(session.state(), rows);
     let bytes_max = session.shared.options.insert_bytes_max;
     let mut rows = execution::rows(&session.shared.parts.executor, frame);
@@ -108,16 +152,7 @@ pub async fn append(session: &Session, plan: LogicalPlan, parameters: &[ScalarVa
         }
         batches.push(batch);
     }
-    let batch = concat_batches(&schema, &batches)?;
-    let inserted = if batch.num_rows() == 0 {
-        0
-    } else {
-        session.shared.parts.ingest.append(&stream, batch).await?.accepted
-    };
-    Ok(Answer::Done {
-        tag: "INSERT".to_owned(),
-        rows: Some(inserted),
-    })
+    Ok(concat_batches(&schema, &batches)?)
 }
 
 /// Lets NULLs through `VALUES`, whose columns DataFusion makes NOT NULL where the stream's are: the

@@ -12,6 +12,7 @@ use headwater_catalog::snapshot::Snapshot;
 use headwater_connect::delivery::SinkStatus;
 use headwater_connect::runtime::SourceStatus;
 use headwater_connect::sinks;
+use headwater_engine::status::TaskState;
 use headwater_schema::column::{Column, ColumnDefault};
 use headwater_schema::types::type_name;
 use headwater_sql::error::{Kind as SqlKind, SqlError};
@@ -32,7 +33,11 @@ pub async fn show(shared: &Shared, show: Show) -> Result<Answer, QueryError> {
     };
     let found: Vec<_> = snapshot.iter().filter(wanted).collect();
     let reads = |definition: &&Arc<Definition>| definition.query().map(|query| query.reads.join(", "));
-    let columns: [(&str, ArrayRef); 5] = [
+    let mut built = Vec::with_capacity(found.len());
+    for definition in &found {
+        built.push(building(shared, definition).await?);
+    }
+    let columns: [(&str, ArrayRef); 6] = [
         (
             "name",
             text(found.iter().map(|definition| Some(definition.name.clone()))),
@@ -47,8 +52,32 @@ pub async fn show(shared: &Shared, show: Show) -> Result<Answer, QueryError> {
             "route",
             text(found.iter().map(|definition| definition.http_path().map(str::to_owned))),
         ),
+        ("building", text(built.into_iter())),
     ];
     rows(columns)
+}
+
+/// How far the object is that will take the place of this one, and what keeps it.
+async fn building(shared: &Shared, definition: &Definition) -> Result<Option<String>, QueryError> {
+    if !definition.is_building() {
+        return Ok(None);
+    }
+    let object = definition.latest();
+    let Some(query) = shared.parts.engine.query(&format!("{}-{}", object.name, object.id)) else {
+        return Ok(Some("does not run: see the server's log".to_owned()));
+    };
+    let progress = query.progress(shared.parts.log.as_ref()).await?;
+    let percent = (progress.rows - progress.behind) * 100 / progress.rows.max(1);
+    let behind = match progress.behind {
+        0 => "caught up".to_owned(),
+        1 => format!("{percent} %, 1 row behind"),
+        rows => format!("{percent} %, {rows} rows behind"),
+    };
+    let failure = query.status().into_iter().find_map(|task| match task.state {
+        TaskState::Failing(why) | TaskState::Failed(why) => Some(why),
+        TaskState::Starting | TaskState::Running | TaskState::Stopped => None,
+    });
+    Ok(Some(failure.map_or(behind.clone(), |why| format!("{behind}: {why}"))))
 }
 
 /// What every source has brought so far, and why it doesn't get on if it doesn't.
@@ -150,13 +179,7 @@ fn option_rows(options: &[(&str, &str)]) -> Result<Answer, QueryError> {
 
 pub fn describe(shared: &Shared, name: &Name) -> Result<Answer, QueryError> {
     let snapshot = shared.parts.catalog.snapshot();
-    let Some(definition) = snapshot.get(&name.value) else {
-        let message = format!("there is no stream or view '{}'", name.value);
-        return Err(SqlError::new(SqlKind::UnknownObject, message)
-            .did_you_mean(snapshot.nearest(&name.value))
-            .at(name.place.clone())
-            .into());
-    };
+    let definition = find(&snapshot, name)?;
     if let Some(source) = definition.source() {
         return source_options(source);
     }
@@ -183,6 +206,15 @@ pub fn describe(shared: &Shared, name: &Name) -> Result<Answer, QueryError> {
         ),
     ];
     rows(columns)
+}
+
+pub fn find<'a>(snapshot: &'a Snapshot, name: &Name) -> Result<&'a Arc<Definition>, SqlError> {
+    snapshot.get(&name.value).ok_or_else(|| {
+        let message = format!("there is no stream or view '{}'", name.value);
+        SqlError::new(SqlKind::UnknownObject, message)
+            .did_you_mean(snapshot.nearest(&name.value))
+            .at(name.place.clone())
+    })
 }
 
 /// A continuous query's stages, or DataFusion's plan of a one-off one.
@@ -244,11 +276,11 @@ fn partitions(definitions: &[&Arc<Definition>]) -> ArrayRef {
     Arc::new(definitions.iter().map(number).collect::<Int32Array>())
 }
 
-fn text(values: impl Iterator<Item = Option<String>>) -> ArrayRef {
+pub fn text(values: impl Iterator<Item = Option<String>>) -> ArrayRef {
     Arc::new(values.collect::<StringArray>())
 }
 
-fn rows<const N: usize>(columns: [(&str, ArrayRef); N]) -> Result<Answer, QueryError> {
+pub fn rows<const N: usize>(columns: [(&str, ArrayRef); N]) -> Result<Answer, QueryError> {
     let field = |(name, column): &(&str, ArrayRef)| {
         let data_type: &DataType = column.data_type();
         Field::new(*name, data_type.clone(), true)

@@ -70,7 +70,7 @@ async fn parameters_stand_for_values() {
         .execute("INSERT INTO clicks (user_id, page) VALUES ($1, $2)", &values)
         .await
         .unwrap();
-    assert!(matches!(&answers[0], Answer::Done { tag, rows: Some(1) } if tag == "INSERT"));
+    assert!(matches!(&answers[0], Answer::Done { tag, rows: Some(1), .. } if tag == "INSERT"));
     let answer = world.sql("SELECT page, n FROM clicks WHERE user_id = 'u9'").await;
     assert_eq!(
         answer["rows"],
@@ -124,6 +124,69 @@ async fn what_there_is_can_be_shown() {
     let catalog = world.get_json("/v1/catalog").await;
     assert_eq!(catalog["streams"][0]["name"], "clicks");
     assert_eq!(catalog["views"][0]["key"], json!(["user_id", "page"]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_queries_keep_can_be_shown() {
+    let world = World::with_clicks().await;
+    world
+        .run(
+            "CREATE STREAM visits (who TEXT, at TIMESTAMP NOT NULL, WATERMARK FOR at AS at - INTERVAL '5' SECOND)
+               PARTITION BY (who) WITH (partitions = 2);
+             CREATE STREAM minutes AS SELECT window_start, who, count(*) AS n
+               FROM TUMBLE(visits, at, INTERVAL '1 minute') GROUP BY window_start, who;
+             CREATE MATERIALIZED VIEW last AS SELECT DISTINCT ON (user_id) user_id, page FROM clicks ORDER BY user_id, time_stamp DESC",
+        )
+        .await;
+    let (now, later) = ("'2026-03-01T12:00:00Z'", "'2026-03-01T12:01:00Z'");
+    world
+        .run(&format!(
+            "INSERT INTO visits VALUES ('a', {now}), ('b', {now}), ('a', {now}), ('c', {later})"
+        ))
+        .await;
+    world.wait_for_rows("SELECT count(*) AS n FROM last", 2).await;
+    let mut rows = Vec::new();
+    for _ in 0..500 {
+        let state = world.sql("SHOW STATE").await;
+        rows = state["rows"].as_array().unwrap().clone();
+        if rows.iter().any(|row| row["object"] == "minutes" && row["entries"] == 3) {
+            break;
+        }
+        world.shared.parts.clock.sleep(Duration::from_millis(20)).await;
+    }
+    let of = |object: &str, operator: &str| {
+        let found = rows
+            .iter()
+            .find(|row| row["object"] == object && row["operator"].as_str().unwrap().starts_with(operator));
+        found
+            .unwrap_or_else(|| panic!("{object} has no {operator}: {rows:#?}"))
+            .clone()
+    };
+    let windows = of("minutes", "aggregate windows");
+    assert_eq!(windows["keeps"], "kept until the watermark passes the window's end");
+    assert_eq!(windows["entries"], 3, "a and b in one window, c in the next");
+    let counts = of("page_clicks", "aggregate for ever");
+    assert_eq!(counts["keeps"], "the view's rows are its state");
+    assert_eq!(of("page_clicks", "the view's rows")["entries"], 2);
+    assert_eq!(of("last", "the first row")["entries"], 2);
+    for row in &rows {
+        let is_in_memory = row["operator"] != "the view's rows";
+        assert!(!is_in_memory || row["memory_bytes"].as_u64().unwrap() > 0, "{row}");
+        assert!(row["disk_bytes"].as_u64().is_none_or(|bytes| bytes > 0), "{row}");
+    }
+    let one = world.sql("SHOW STATE FOR page_clicks").await;
+    let objects: Vec<_> = one["rows"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| &row["object"])
+        .collect();
+    assert_eq!(objects, ["page_clicks", "page_clicks"]);
+    let error = refused(&world, "SHOW STATE FOR page_click").await;
+    assert_eq!(
+        error.to_string(),
+        "line 1, column 16: there is no stream or view 'page_click'; did you mean page_clicks?"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

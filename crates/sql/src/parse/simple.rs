@@ -71,13 +71,14 @@ pub fn show(cursor: &mut Cursor) -> Result<Kind> {
         "sources" => Show::Sources,
         "sinks" => Show::Sinks,
         "tables" | "all" => Show::All,
+        "state" => return state(cursor),
         later @ ("rules" | "functions" | "models" | "roles" | "grants") => {
             let message = format!("SHOW {} is not available in this version", later.to_uppercase());
             return Err(SqlError::unsupported(message).at(cursor.place(&after)));
         }
         "" | "eof" => {
             cursor.expect("show")?;
-            return Err(cursor.expected("STREAMS, VIEWS, SOURCES, SINKS or TABLES"));
+            return Err(cursor.expected("STREAMS, VIEWS, SOURCES, SINKS, TABLES or STATE"));
         }
         _ => return sqlparser(cursor),
     };
@@ -85,6 +86,16 @@ pub fn show(cursor: &mut Cursor) -> Result<Kind> {
     cursor.take(&["materialized"]);
     cursor.parser.advance_token();
     Ok(Kind::Show(show))
+}
+
+fn state(cursor: &mut Cursor) -> Result<Kind> {
+    cursor.expect("show")?;
+    cursor.parser.advance_token();
+    let name = match cursor.take(&["for"]) {
+        true => Some(cursor.object_name("the name of a stream or a view")?),
+        false => None,
+    };
+    Ok(Kind::ShowState(name))
 }
 
 pub fn describe(cursor: &mut Cursor) -> Result<Kind> {

@@ -125,6 +125,8 @@ fn filled_by(definition: &Definition, snapshot: &Snapshot, request: &Request) ->
     let Some(query) = definition.query() else {
         return Ok(None);
     };
+    let future = definition.ahead.then(|| snapshot.future());
+    let snapshot = future.as_ref().unwrap_or(snapshot);
     let select = crate::parse::parse_query(&query.sql)?;
     let request = Request {
         // The number of its last tasks hangs on it.

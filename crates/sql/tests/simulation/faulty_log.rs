@@ -267,6 +267,11 @@ impl Log for FaultyLog {
         self.memory.delete_state(table).await
     }
 
+    async fn state_tables(&self) -> Result<Vec<String>> {
+        self.begin().await?;
+        self.memory.state_tables().await
+    }
+
     fn bytes_used(&self) -> u64 {
         self.memory.bytes_used()
     }
@@ -315,5 +320,9 @@ impl StateTable for FaultyTable {
 
     fn bytes_used(&self) -> u64 {
         self.table.bytes_used()
+    }
+
+    fn entries(&self) -> u64 {
+        self.table.entries()
     }
 }

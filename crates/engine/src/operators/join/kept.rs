@@ -12,6 +12,7 @@ use super::side::{LEFT, Role, Side};
 use super::stretch::Stretch;
 use super::{Found, Memory};
 use crate::error::{Error, Result};
+use crate::holdings::Held;
 use crate::keyed::Keyed;
 use crate::operators::{Saved, StateChanges};
 
@@ -68,6 +69,10 @@ impl Kept {
 
 impl Memory for Kept {
     type Place = Bytes;
+
+    fn held(&self) -> Held {
+        self.rows.held()
+    }
 
     fn restrict(&mut self, own: usize, stretch: &mut Stretch) -> Result<()> {
         let mut absent = Vec::new();

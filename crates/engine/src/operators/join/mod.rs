@@ -40,6 +40,7 @@ use self::stretch::Stretch;
 use super::{Operator, Rejected, Saved, StateChanges};
 use crate::error::{Error, Result};
 use crate::groups::Groups;
+use crate::holdings::Held;
 use crate::plan;
 use crate::plan::JoinKind;
 
@@ -70,6 +71,9 @@ trait Memory: Send {
 
     /// Whether a row is part of the result on its own, without a pair, as long as it has this many matches.
     fn shows(&self, role: Role, matches: u64) -> bool;
+
+    /// What is in memory of it.
+    fn held(&self) -> Held;
 
     /// Forgets what nothing can match any more, and hands back, by side, the rows that are now part of the result.
     fn advance(&mut self, _watermark: Micros) -> Result<[Vec<Bytes>; 2]> {
@@ -281,6 +285,10 @@ impl<M: Memory> Operator for Join<M> {
 
     fn take_late(&mut self) -> u64 {
         self.memory.take_late()
+    }
+
+    fn held(&self) -> Held {
+        self.memory.held()
     }
 
     fn take_rejected(&mut self) -> Vec<Rejected> {

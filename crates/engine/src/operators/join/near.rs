@@ -19,8 +19,12 @@ use super::side::{LEFT, RIGHT, Role, Side};
 use super::stretch::Stretch;
 use super::{Found, Memory};
 use crate::error::{Error, Result};
+use crate::holdings::Held;
 use crate::operators::{Saved, StateChanges, parts};
 use crate::plan::Reach;
+
+/// What a row or a key takes besides its bytes, roughly.
+const ROW_BYTES: usize = 96;
 
 pub struct Near {
     reach: Reach,
@@ -332,6 +336,16 @@ impl Memory for Near {
         }
         self.forget_what_came_out();
         Ok(())
+    }
+
+    fn held(&self) -> Held {
+        let parts = self.sides.iter().flat_map(|side| side.parts.values());
+        let rows = parts.flat_map(|part| &part.rows);
+        let (rows, bytes) = rows.fold((0, 0), |(rows, bytes), row| {
+            (rows + 1, bytes + row.encoded.len() + ROW_BYTES)
+        });
+        let keys = self.sides.iter().flat_map(|side| side.by_key.keys());
+        Held::whole(rows, bytes + keys.map(|key| key.len() + ROW_BYTES).sum::<usize>())
     }
 
     fn take_late(&mut self) -> u64 {

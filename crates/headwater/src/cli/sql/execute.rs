@@ -22,7 +22,12 @@ async fn tables(client: &Client, text: &str) -> Failed {
         match answer.status {
             // A text without a statement.
             Some(status) if status == "EMPTY" => {}
-            Some(status) => output::line(&status)?,
+            Some(status) => {
+                output::line(&status)?;
+                if let Some(notice) = answer.notice {
+                    output::line(&format!("-- {notice}"))?;
+                }
+            }
             None => output::line(&output::table(&answer.columns, &answer.rows))?,
         }
     }

@@ -16,6 +16,8 @@ pub enum Message {
     Problem(String),
     /// The server ends the connection, and why.
     End(String),
+    /// The same, and there is nothing to go on from: what was read is no more, or something else.
+    Gone(String),
 }
 
 impl Reader {
@@ -49,6 +51,8 @@ impl Reader {
         }
         Some(match event.as_str() {
             "error" => Message::Problem(data),
+            // An empty id makes a browser forget the position.
+            "end" if self.id.take().is_some_and(|id| id.is_empty()) => Message::Gone(data),
             "end" => Message::End(data),
             _ => Message::Row {
                 id: self.id.take(),
@@ -90,6 +94,10 @@ mod tests {
         assert_eq!(
             messages("event: end\ndata: gone\n\n"),
             [Message::End("gone".to_owned())]
+        );
+        assert_eq!(
+            messages("id: 0:4\ndata: {}\n\nevent: end\nid\ndata: replaced\n\n").last(),
+            Some(&Message::Gone("replaced".to_owned()))
         );
     }
 }
