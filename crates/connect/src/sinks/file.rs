@@ -141,10 +141,11 @@ impl File {
             .staging
             .as_mut()
             .ok_or_else(|| Error::outside("the sink is not open"))?;
-        for part in self.parts.values_mut().filter(|part| !part.buffered.is_empty()) {
+        let waiting = self.parts.iter_mut().filter(|(_, part)| !part.buffered.is_empty());
+        for ((partition, _), part) in waiting {
             let staged = match &mut part.staged {
                 Some(staged) => staged,
-                none => none.insert(staging.begin(self.format, self.folders.file_schema())?),
+                none => none.insert(staging.begin(*partition, part.first, self.format, self.folders.file_schema())?),
             };
             staged.add(&part.buffered)?;
             part.buffered.clear();
@@ -219,9 +220,9 @@ impl Sink for File {
         let ends = self.format.extension();
         let parts = std::mem::take(&mut self.parts);
         let staging = self.staging()?;
-        for ((partition, folder), part) in parts {
+        for ((_, folder), part) in parts {
             if let Some(staged) = part.staged {
-                staging.finish(staged, &folder, partition, part.first, ends)?;
+                staging.finish(staged, &folder, ends)?;
             }
         }
         staging.promise()

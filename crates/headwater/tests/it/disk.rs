@@ -151,6 +151,7 @@ async fn a_sink_waits_for_room_and_loses_nothing() {
 
     server.kill();
     server.start().await;
+    drop(filler);
     std::fs::remove_file(disk.path("filler")).expect("the filler is there");
     delivered(&server).await;
     let mut found = Vec::new();

@@ -88,7 +88,7 @@ impl Stages<'_> {
     }
 
     /// The kind of a join, and whether its sides change places for that.
-    pub fn kind(&self, join: &logical_expr::Join) -> Result<(JoinKind, bool)> {
+    fn kind(&self, join: &logical_expr::Join) -> Result<(JoinKind, bool)> {
         if join.null_aware {
             return Err(self
                 .refused("NOT IN (SELECT …) with columns that may be NULL")

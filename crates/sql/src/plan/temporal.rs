@@ -12,7 +12,7 @@ mod written;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use datafusion::common::{Column, DFSchema, JoinType, TableReference};
+use datafusion::common::{Column, DFSchema, JoinType, NullEquality, TableReference};
 use datafusion::logical_expr::utils::{conjunction, split_conjunction_owned};
 use datafusion::logical_expr::{self, Cast, Expr, ExprSchemable, LogicalPlan, cast};
 use headwater_engine::plan::{JoinKind, JoinSide, Operator, TemporalJoin};
@@ -84,8 +84,11 @@ impl Stages<'_> {
             JoinType::Left => JoinKind::Left,
             _ => return Err(self.misplaced_versions()),
         };
-        // Refuses what no join can be.
-        self.kind(join)?;
+        if join.null_equality == NullEquality::NullEqualsNull {
+            return Err(self
+                .about_as_of("the keys of FOR SYSTEM_TIME AS OF are compared by =, and a NULL equals nothing")
+                .hint("write = in place of IS NOT DISTINCT FROM"));
+        }
         if join.on.is_empty() {
             return Err(self
                 .about_as_of("FOR SYSTEM_TIME AS OF needs a column on each side that are equal: it is for them that a row is valid")

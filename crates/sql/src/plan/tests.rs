@@ -383,7 +383,7 @@ fn without_an_equality_all_rows_meet() {
         (
             "'unbounded'",
             "clicks a, clicks b WHERE a.price < b.price",
-            "a.price < b.price",
+            ", where price",
         ),
         (
             "'bounded'",
@@ -394,10 +394,7 @@ fn without_an_equality_all_rows_meet() {
         let sql = format!("CREATE MATERIALIZED VIEW v WITH (state = {state}) AS SELECT a.page_url FROM {from}");
         let (_, stages) = planned(&sql);
         let join = stages.iter().find(|line| line.contains("join by no column"));
-        assert!(
-            join.is_some_and(|join| plain(join).contains(expected)),
-            "{from}: {stages:#?}"
-        );
+        assert!(join.is_some_and(|join| join.contains(expected)), "{from}: {stages:#?}");
     }
     let error = refused("CREATE STREAM s AS SELECT a.price FROM clicks a, clicks b WHERE a.price < b.price");
     assert!(
@@ -407,11 +404,6 @@ fn without_an_equality_all_rows_meet() {
             .is_some_and(|hint| hint.contains("FOR SYSTEM_TIME AS OF")),
         "{error:?}"
     );
-}
-
-/// Without the names of tables.
-fn plain(line: &str) -> String {
-    line.replace(['(', ')'], "")
 }
 
 const RATES: &str = "CREATE STREAM rates (page_url TEXT, rate INT, kind TEXT, since TIMESTAMPTZ NOT NULL,

@@ -1,8 +1,11 @@
 //! Files that nobody sees yet, and how they come to be seen.
 //!
-//! They are in the hidden folder `.{sink}-{id}` of the sink's, under numbers. A promise is such a number with the path that the file will
-//! have. To keep it, the file is moved there. A promised file that is no longer in the hidden folder has been
+//! They are in the hidden folder `.{sink}-{id}` of the sink's, as `{partition}-{offset of the first row}`. A promise is such a name with
+//! the path that the file will have. To keep it, the file is moved there. A promised file that is no longer in the hidden folder has been
 //! moved before; any other that is still there when the sink begins was not promised, and its rows come again: it is removed.
+//!
+//! A promise is known until the next one is, long after it was kept. So no file that is begun after it may have its name: the offsets do
+//! that, since what is promised is never read again.
 
 use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
@@ -25,15 +28,17 @@ pub(super) struct Staging {
     root: PathBuf,
     folder: PathBuf,
     name: String,
-    /// Of the next file.
-    number: u64,
-    /// Finished files by their number, with the path within the root that each gets.
+    /// Whether the folder has been made.
+    is_made: bool,
+    /// Finished files, with the path within the root that each gets.
     finished: Vec<(String, String)>,
 }
 
 /// A file that is being written.
 pub(super) struct Staged {
-    number: String,
+    name: String,
+    partition: u32,
+    first: Offset,
     path: PathBuf,
     writer: Writer<Appending>,
     bytes: Arc<AtomicU64>,
@@ -54,11 +59,8 @@ impl Staging {
             root: root.to_owned(),
             folder,
             name: name.to_owned(),
-            number: 0,
-            finished: promise
-                .iter()
-                .map(|(number, path)| (text(number), text(path)))
-                .collect(),
+            is_made: false,
+            finished: promise.iter().map(|(name, path)| (text(name), text(path))).collect(),
         };
         staging.publish()?;
         match fs::remove_dir_all(&staging.folder) {
@@ -67,13 +69,20 @@ impl Staging {
         }
     }
 
-    pub(super) fn begin(&mut self, format: Format, schema: &SchemaRef) -> Result<Staged, Error> {
-        if self.number == 0 {
+    /// Begins a file whose first row has this offset.
+    pub(super) fn begin(
+        &mut self,
+        partition: u32,
+        first: Offset,
+        format: Format,
+        schema: &SchemaRef,
+    ) -> Result<Staged, Error> {
+        if !self.is_made {
             make_folder(&self.folder)?;
+            self.is_made = true;
         }
-        let number = self.number.to_string();
-        self.number += 1;
-        let path = self.folder.join(&number);
+        let name = format!("{partition}-{first}");
+        let path = self.folder.join(&name);
         let bytes = Arc::new(AtomicU64::new(0));
         let appending = Appending {
             path: path.clone(),
@@ -81,47 +90,42 @@ impl Staging {
         };
         Ok(Staged {
             writer: Writer::new(format, schema, appending).map_err(about(&path))?,
-            number,
+            name,
+            partition,
+            first,
             path,
             bytes,
         })
     }
 
     /// Completes the file, durably.
-    pub(super) fn finish(
-        &mut self,
-        staged: Staged,
-        folder: &str,
-        partition: u32,
-        first: Offset,
-        ends: &str,
-    ) -> Result<(), Error> {
+    pub(super) fn finish(&mut self, staged: Staged, folder: &str, ends: &str) -> Result<(), Error> {
         staged.writer.finish().map_err(about(&staged.path))?;
         let file = fs::File::open(&staged.path).map_err(failed(&staged.path))?;
         file.sync_all().map_err(failed(&staged.path))?;
-        let name = format!("{}-{partition}-{first:012}.{ends}", self.name);
+        let name = format!("{}-{}-{:012}.{ends}", self.name, staged.partition, staged.first);
         let path = match folder {
             "" => name,
             folder => format!("{folder}/{name}"),
         };
-        self.finished.push((staged.number, path));
+        self.finished.push((staged.name, path));
         Ok(())
     }
 
-    /// What there is to publish, durable under its numbers.
+    /// What there is to publish, durable in the hidden folder.
     pub(super) fn promise(&self) -> Result<Promise, Error> {
         if !self.finished.is_empty() {
             sync_folder(&self.folder)?;
         }
-        let entry = |(number, path): &(String, String)| (Bytes::from(number.clone()), Bytes::from(path.clone()));
+        let entry = |(name, path): &(String, String)| (Bytes::from(name.clone()), Bytes::from(path.clone()));
         Ok(self.finished.iter().map(entry).collect())
     }
 
     /// Moves the finished files to where they belong, as far as that has not been done.
     pub(super) fn publish(&mut self) -> Result<(), Error> {
         let mut folders = BTreeSet::new();
-        for (number, path) in &self.finished {
-            let (from, to) = (self.folder.join(number), self.root.join(path));
+        for (name, path) in &self.finished {
+            let (from, to) = (self.folder.join(name), self.root.join(path));
             let folder = to.parent().unwrap_or(&self.root).to_owned();
             if there(&from)? {
                 if there(&to)? {
