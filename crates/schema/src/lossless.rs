@@ -6,9 +6,9 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, make_array, new_null_array};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, UInt64Array, make_array, new_null_array};
 use arrow::compute::kernels::cmp::distinct;
-use arrow::compute::{cast, concat, filter_record_batch};
+use arrow::compute::{cast, concat, filter_record_batch, take};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use arrow::error::ArrowError;
 
@@ -215,8 +215,12 @@ fn try_cast(values: &ArrayRef, to: &DataType) -> Result<ArrayRef, ArrowError> {
 }
 
 fn one_by_one(values: &ArrayRef, to: &DataType) -> Result<ArrayRef, ArrowError> {
-    let one = |row| try_cast(&values.slice(row, 1), to).unwrap_or_else(|_| new_null_array(to, 1));
-    let rows: Vec<ArrayRef> = (0..values.len()).map(one).collect();
+    // Taken and not sliced: a slice of lists has the elements of all of them.
+    let one = |row: usize| {
+        let alone = take(values, &UInt64Array::from_value(row as u64, 1), None)?;
+        Ok(try_cast(&alone, to).unwrap_or_else(|_| new_null_array(to, 1)))
+    };
+    let rows = (0..values.len()).map(one).collect::<Result<Vec<_>, ArrowError>>()?;
     let rows: Vec<&dyn Array> = rows.iter().map(AsRef::as_ref).collect();
     concat(&rows)
 }
