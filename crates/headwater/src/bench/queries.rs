@@ -102,7 +102,9 @@ async fn query(bench: &Bench, through: Through, name: &str, sql: &str) -> Result
         Through::Memory => ("memory", MemoryLog::new(Arc::clone(&bench.clock))),
     };
     let measured = Measured::of([("query", name.to_owned()), ("through", through.to_owned())]);
-    run(bench, &config, log, name, sql, measured).await
+    // Files are for the benchmark alone.
+    let sql = sql.replace("path = '", &format!("path = '{}/", directory.path().display()));
+    run(bench, &config, log, name, &sql, measured).await
 }
 
 async fn run(
