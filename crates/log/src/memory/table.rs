@@ -13,7 +13,14 @@ use crate::{Entries, StateTable};
 
 #[derive(Debug, Default)]
 pub(super) struct MemoryTable {
-    entries: RwLock<Arc<BTreeMap<Bytes, Bytes>>>,
+    content: RwLock<Content>,
+}
+
+#[derive(Debug, Default)]
+struct Content {
+    entries: Arc<BTreeMap<Bytes, Bytes>>,
+    /// Of all keys and values.
+    bytes: u64,
 }
 
 /// Walks over a map that it shares with the table.
@@ -25,19 +32,25 @@ struct Walk {
 
 impl MemoryTable {
     pub fn apply(&self, writes: &[(Bytes, Option<Bytes>)]) {
-        let mut entries = self.entries.write();
-        let entries = Arc::make_mut(&mut entries);
+        let mut content = self.content.write();
+        let Content { entries, bytes } = &mut *content;
+        let entries = Arc::make_mut(entries);
         for (key, value) in writes {
-            match value {
-                Some(value) => entries.insert(key.clone(), value.clone()),
+            let size = |value: &Bytes| (key.len() + value.len()) as u64;
+            let before = match value {
+                Some(value) => {
+                    *bytes += size(value);
+                    entries.insert(key.clone(), value.clone())
+                }
                 None => entries.remove(key),
             };
+            *bytes -= before.as_ref().map_or(0, size);
         }
     }
 
     fn walk(&self, from: &[u8], prefix: &[u8]) -> Entries {
         Box::new(Walk {
-            entries: self.entries.read().clone(),
+            entries: Arc::clone(&self.content.read().entries),
             after: Bound::Included(Bytes::copy_from_slice(from)),
             prefix: Bytes::copy_from_slice(prefix),
         })
@@ -46,12 +59,12 @@ impl MemoryTable {
 
 impl StateTable for MemoryTable {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
-        Ok(self.entries.read().get(key).cloned())
+        Ok(self.content.read().entries.get(key).cloned())
     }
 
     fn get_many(&self, keys: &[Bytes]) -> Result<Vec<Option<Bytes>>> {
-        let entries = self.entries.read();
-        Ok(keys.iter().map(|key| entries.get(key).cloned()).collect())
+        let content = self.content.read();
+        Ok(keys.iter().map(|key| content.entries.get(key).cloned()).collect())
     }
 
     fn scan(&self, prefix: &[u8]) -> Entries {
@@ -63,15 +76,11 @@ impl StateTable for MemoryTable {
     }
 
     fn bytes_used(&self) -> u64 {
-        self.entries
-            .read()
-            .iter()
-            .map(|(key, value)| (key.len() + value.len()) as u64)
-            .sum()
+        self.content.read().bytes
     }
 
     fn entries(&self) -> u64 {
-        self.entries.read().len() as u64
+        self.content.read().entries.len() as u64
     }
 }
 
@@ -85,5 +94,20 @@ impl Iterator for Walk {
         }
         self.after = Bound::Excluded(key.clone());
         Some(Ok((key.clone(), value.clone())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_those_of_what_is_there() {
+        let table = MemoryTable::default();
+        let entry = |key: &'static str, value: Option<&'static str>| (Bytes::from(key), value.map(Bytes::from));
+        table.apply(&[entry("one", Some("12345")), entry("two", Some("1"))]);
+        assert_eq!((table.bytes_used(), table.entries()), (12, 2));
+        table.apply(&[entry("one", Some("1")), entry("two", None), entry("three", None)]);
+        assert_eq!((table.bytes_used(), table.entries()), (4, 1));
     }
 }
