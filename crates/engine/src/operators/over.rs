@@ -18,7 +18,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, UInt32Array};
-use arrow::compute::{concat, concat_batches, filter, filter_record_batch, not, take_arrays, take_record_batch};
+use arrow::compute::{concat, concat_batches, filter, filter_record_batch, take_arrays, take_record_batch};
 use arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef};
 use arrow::row::{RowConverter, SortField};
 use bytes::Bytes;
@@ -338,18 +338,10 @@ impl Over {
 
 impl Operator for Over {
     fn process(&mut self, batch: RecordBatch, _: &mut Vec<RecordBatch>) -> Result<()> {
-        let (mut batch, without_time) = split_by_time(batch, self.plan.time_column)?;
-        let times = times(batch.column(self.plan.time_column))?;
-        if let Some(watermark) = self
-            .watermark
-            .filter(|&watermark| times.values().iter().any(|&time| time < watermark))
-        {
-            let late = BooleanArray::from_unary(times, |time| time < watermark);
-            batch = filter_record_batch(&batch, &not(&late)?)?;
-            self.late += late.true_count() as u64;
-        }
+        let (batch, without_time) = split_by_time(batch, self.plan.time_column)?;
+        self.late += self.pending.add(batch, self.watermark)?;
         self.rejected.extend(without_time.map(Rejected::without_time));
-        self.pending.add(batch)
+        Ok(())
     }
 
     fn advance(&mut self, watermark: Micros, out: &mut Vec<RecordBatch>) -> Result<()> {

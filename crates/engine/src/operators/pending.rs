@@ -54,10 +54,18 @@ impl Pending {
         bytes_of(self.held.iter().chain(&self.arrived).map(|held| &held.rows))
     }
 
-    /// Rows that all have a time.
-    pub fn add(&mut self, rows: RecordBatch) -> Result<()> {
+    /// Takes those of the rows, which all have a time, that are not below the watermark, and says how many are.
+    pub fn add(&mut self, mut rows: RecordBatch, watermark: Option<Micros>) -> Result<u64> {
+        let times = times(rows.column(self.time_column))?;
+        let is_late = |watermark: &Micros| times.values().iter().any(|time| time < watermark);
+        let mut late_rows = 0;
+        if let Some(watermark) = watermark.filter(is_late) {
+            let late = BooleanArray::from_unary(times, |time| time < watermark);
+            late_rows = late.true_count() as u64;
+            rows = filter_record_batch(&rows, &not(&late)?)?;
+        }
         self.arrived.extend(held(rows, self.time_column)?);
-        Ok(())
+        Ok(late_rows)
     }
 
     /// The rows below the watermark, by time and then in the order of arrival.

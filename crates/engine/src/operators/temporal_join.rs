@@ -14,11 +14,9 @@
 
 use std::sync::Arc;
 
-use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions, TimestampMicrosecondArray, UInt32Array,
-};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, UInt32Array};
 use arrow::buffer::NullBuffer;
-use arrow::compute::{concat, filter_record_batch, not, take_arrays, take_record_batch};
+use arrow::compute::{concat, take_arrays, take_record_batch};
 use arrow::datatypes::{DataType, Field, Int8Type, Schema, SchemaRef};
 use arrow::row::{RowConverter, Rows, SortField};
 use bytes::Bytes;
@@ -31,6 +29,7 @@ use super::windows::times;
 use super::{Operator, Rejected, Saved, StateChanges, batch_of, evaluate, split_by_time};
 use crate::error::{Error, Result};
 use crate::groups::Groups;
+use crate::holdings::Held;
 use crate::keyed::Keyed;
 use crate::plan;
 use crate::rows::encode_rows;
@@ -294,15 +293,10 @@ impl Versions {
 
 impl Operator for TemporalJoin {
     fn process(&mut self, batch: RecordBatch, _: &mut Vec<RecordBatch>) -> Result<()> {
-        let (mut batch, without_time) = split_by_time(batch, self.plan.time_column)?;
-        let times = times(batch.column(self.plan.time_column))?;
-        if let Some(watermark) = self.watermark.filter(|&watermark| is_any_below(times, watermark)) {
-            let late = BooleanArray::from_unary(times, |time| time < watermark);
-            batch = filter_record_batch(&batch, &not(&late)?)?;
-            self.late += late.true_count() as u64;
-        }
+        let (batch, without_time) = split_by_time(batch, self.plan.time_column)?;
+        self.late += self.pending.add(batch, self.watermark)?;
         self.rejected.extend(without_time.map(Rejected::without_time));
-        self.pending.add(batch)
+        Ok(())
     }
 
     fn advance(&mut self, watermark: Micros, out: &mut Vec<RecordBatch>) -> Result<()> {
@@ -332,13 +326,13 @@ impl Operator for TemporalJoin {
         std::mem::take(&mut self.late)
     }
 
+    fn held(&self) -> Held {
+        Held::cache(self.pending.bytes() + self.keyed.held().bytes as usize)
+    }
+
     fn take_rejected(&mut self) -> Vec<Rejected> {
         std::mem::take(&mut self.rejected)
     }
-}
-
-fn is_any_below(times: &TimestampMicrosecondArray, watermark: Micros) -> bool {
-    times.values().iter().any(|&time| time < watermark)
 }
 
 fn columns_of(batch: &RecordBatch, columns: &[usize]) -> Vec<ArrayRef> {
