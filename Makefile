@@ -5,7 +5,7 @@ CARGO ?= cargo
 PYTHON_ENV := target/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build test check format lint deny python bench soak fuzz
+.PHONY: help demo build test check format lint deny python kafka bench soak fuzz
 
 help: ## Lists the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,7 +16,7 @@ demo: build ## Builds, starts everything with example events, and shows the resu
 build: toolchain ## Builds the release binary, target/release/headwater
 	@$(CARGO) build --release --locked --bin headwater
 
-test: toolchain python ## Runs all tests
+test: toolchain python kafka ## Runs all tests
 	@PATH="$(CURDIR)/$(PYTHON_ENV)/bin:$$PATH" $(CARGO) test --workspace --locked --no-fail-fast
 
 check: format lint ## Formatting and lints, warnings as errors: what CI runs before the tests
@@ -37,11 +37,13 @@ soak: build ## Kills and restarts the server under load for hours (SOAK_ROUNDS, 
 fuzz: toolchain ## Fuzzes FUZZ_TARGET (default json) for FUZZ_SECONDS (default 600); needs nightly Rust and cargo-fuzz
 	@$(CARGO) +nightly fuzz run $${FUZZ_TARGET:-json} -- -max_total_time=$${FUZZ_SECONDS:-600}
 
-# A C compiler and psql come from Debian; a Rust toolchain has to be there (https://rustup.rs).
+# Compilers, OpenSSL's headers (for Kafka's client) and psql come from Debian; a Rust toolchain has to be there (https://rustup.rs).
 .PHONY: toolchain
 toolchain:
 	@command -v $(CARGO) >/dev/null || { echo "cargo is missing: install Rust, https://rustup.rs"; exit 2; }
 	@command -v cc >/dev/null || { echo "a C compiler is missing: installing gcc"; ./scripts/install gcc libc6-dev; }
+	@command -v c++ >/dev/null || { echo "a C++ compiler is missing: installing g++"; ./scripts/install g++; }
+	@pkg-config --exists libssl 2>/dev/null || { echo "OpenSSL's headers are missing: installing them"; ./scripts/install pkg-config libssl-dev; }
 
 python: $(PYTHON_ENV)/ready
 $(PYTHON_ENV)/ready: tests/requirements.txt
@@ -49,4 +51,13 @@ $(PYTHON_ENV)/ready: tests/requirements.txt
 	@python3 -c 'import venv, ensurepip' 2>/dev/null || ./scripts/install python3-venv
 	@python3 -m venv $(PYTHON_ENV)
 	@$(PYTHON_ENV)/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
+
+# Where the tests find the jars of a Kafka broker.
+KAFKA := target/kafka
+kafka: $(KAFKA)/ready
+$(KAFKA)/ready: tests/servers/kafka/pom.xml
+	@command -v java >/dev/null || ./scripts/install default-jre-headless
+	@command -v mvn >/dev/null || ./scripts/install maven
+	@mvn --quiet --batch-mode --file $< dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory=$(CURDIR)/$(KAFKA)
 	@touch $@

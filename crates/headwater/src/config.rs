@@ -19,6 +19,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use headwater_log::kafka::options::Security;
 use headwater_telemetry::logs::Format;
 
 use crate::config::layers::Layers;
@@ -70,6 +71,22 @@ pub struct LogConfig {
     pub disk_free_min: u64,
     /// How often events that are past their retention are looked for.
     pub retention_sweep: Duration,
+    pub backend: Backend,
+    /// Each `host:port`.
+    pub brokers: Vec<String>,
+    /// What the names of all topics on Kafka begin with.
+    pub prefix: String,
+    /// Copies of each partition on Kafka; `None` is as many as the brokers say.
+    pub replication: Option<u16>,
+    pub security: Security,
+}
+
+/// Where the log is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// In the data directory.
+    Embedded,
+    Kafka,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -134,6 +151,11 @@ impl Default for Config {
             log: LogConfig {
                 disk_free_min: 256 << 20,
                 retention_sweep: Duration::from_secs(60),
+                backend: Backend::Embedded,
+                brokers: vec!["localhost:9092".to_owned()],
+                prefix: "headwater".to_owned(),
+                replication: None,
+                security: Security::default(),
             },
             files: FilesConfig { directory: None },
             engine: EngineConfig {

@@ -20,8 +20,6 @@ use headwater_event::clock::{Clock, SystemClock};
 use headwater_event::id::Ids;
 use headwater_gateway::ingest::{Ingest, IngestOptions};
 use headwater_log::Log;
-use headwater_log::embedded::EmbeddedLog;
-use headwater_log::embedded::options::EmbeddedOptions;
 use headwater_log::error::Error as LogError;
 use headwater_query::error::QueryError;
 use headwater_query::session::{Answer, Session};
@@ -39,6 +37,7 @@ use crate::config::{Config, memory};
 use crate::files::{self, SqlFile};
 use crate::processor::Processor;
 use crate::routes;
+use crate::storage::Storage;
 
 /// Everything but the doors.
 pub struct Core {
@@ -72,7 +71,7 @@ pub struct Instance {
     doors: JoinSet<()>,
     /// Ends the doors, before the core.
     shut: CancellationToken,
-    log: Arc<EmbeddedLog>,
+    storage: Storage,
 }
 
 /// Why it could not start, on one line that also says how to mend it.
@@ -276,8 +275,8 @@ impl Instance {
         let postgres = listen("postgres.listen", config.postgres.listen).await?;
         let metrics = headwater_telemetry::metrics::install().map_err(|error| StartError::Parts(error.to_string()))?;
         let clock: Arc<dyn Clock> = SystemClock::new();
-        let log = open_log(embedded_options(config), &clock).await?;
-        let core = Core::start(config, Arc::clone(&log) as _, clock, Intake::Open).await?;
+        let storage = Storage::open(config, &clock).await?;
+        let core = Core::start(config, storage.log(), clock, Intake::Open).await?;
         for file in files {
             core.apply_file(file).await?;
         }
@@ -288,7 +287,7 @@ impl Instance {
             core,
             doors: JoinSet::new(),
             shut: CancellationToken::new(),
-            log,
+            storage,
         };
         if let Some(listener) = http {
             instance.serve_http(listener, config, metrics);
@@ -313,8 +312,8 @@ impl Instance {
         while self.doors.join_next().await.is_some() {}
         self.core.stop().await;
         // Threads of the engine may hold on to it a little longer.
-        let log = self.log;
-        if tokio::task::spawn_blocking(move || log.close()).await.is_err() {
+        let storage = self.storage;
+        if tokio::task::spawn_blocking(move || storage.close()).await.is_err() {
             error!("closing the log has failed");
         }
         info!("stopped");
@@ -341,29 +340,6 @@ impl Instance {
             }
         });
     }
-}
-
-/// The log's share of the configuration.
-pub fn embedded_options(config: &Config) -> EmbeddedOptions {
-    let share = memory::split(config.memory.limit);
-    EmbeddedOptions {
-        cache_bytes: share.log_cache,
-        write_buffer_bytes: share.write_buffers,
-        tail_cache_bytes: as_size(share.tail_cache),
-        // What waits there is in the room of the ingest queue, or in that of epochs.
-        queue_bytes: as_size(share.ingest_queue),
-        disk_free_bytes_min: config.log.disk_free_min,
-        sweep_every: config.log.retention_sweep,
-        ..EmbeddedOptions::new(&config.data.directory)
-    }
-}
-
-/// Reading the store after a crash takes its time, on the disk.
-async fn open_log(options: EmbeddedOptions, clock: &Arc<dyn Clock>) -> Result<Arc<EmbeddedLog>, StartError> {
-    let clock = Arc::clone(clock);
-    let opened = tokio::task::spawn_blocking(move || EmbeddedLog::open(options, clock)).await;
-    let log = opened.map_err(|error| StartError::Parts(format!("opening the log: {error}")))??;
-    Ok(log)
 }
 
 /// Where files of sources and sinks may be.
@@ -406,7 +382,7 @@ fn listen_failure(error: &io::Error) -> String {
     }
 }
 
-fn as_size(bytes: u64) -> usize {
+pub(crate) fn as_size(bytes: u64) -> usize {
     usize::try_from(bytes).unwrap_or(usize::MAX)
 }
 

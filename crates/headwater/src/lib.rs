@@ -7,3 +7,4 @@ pub mod files;
 pub mod instance;
 pub mod processor;
 pub mod routes;
+pub mod storage;

@@ -103,7 +103,8 @@ fn moved(
     })
 }
 
-fn removes_key(rows: &RecordBatch, row: usize, key: &str) -> bool {
+/// Whether the row says that its key is gone.
+pub(crate) fn removes_key(rows: &RecordBatch, row: usize, key: &str) -> bool {
     let mut others = rows
         .schema_ref()
         .fields()

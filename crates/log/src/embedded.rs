@@ -28,7 +28,6 @@ pub mod options;
 mod changes;
 mod committer;
 mod directory;
-mod encoding;
 mod journal;
 mod layout;
 mod read;
@@ -62,7 +61,7 @@ use crate::embedded::topics::{OpenTable, OpenTopic, Partition};
 use crate::ends::{self, Gone};
 use crate::error::{Error, Result};
 use crate::topic::{Topic, TopicSpec, check_spec, check_trim};
-use crate::{Claim, Commit, Log, LoggedBatch, Produced, StateTable, StateWrite, rows};
+use crate::{Claim, Commit, Log, LoggedBatch, Produced, StateTable, StateWrite, encoding, rows};
 
 /// A group of writes ends when it is this large, so that its first writes don't wait for ever longer
 /// syncs; earlier where the queue is short.
@@ -207,7 +206,7 @@ impl EmbeddedLog {
             topic,
             partition,
             batch,
-            value,
+            value: value.into(),
         })
     }
 

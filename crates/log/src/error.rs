@@ -43,6 +43,9 @@ pub enum Error {
     Invalid(String),
     #[error("the claim of '{owner}' is outdated: somebody else has taken over its work")]
     Fenced { owner: String },
+    /// Nobody else has it, and it has to be claimed again.
+    #[error("the claim of '{owner}' is lost: {what}")]
+    ClaimLost { owner: String, what: String },
     #[error("{partition}: the batch at offset {base} is damaged ({what}); reading can go on at offset {next}")]
     Damaged {
         partition: TopicPartition,
@@ -64,6 +67,8 @@ pub enum Error {
     NewerFormat { directory: PathBuf, found: u32, known: u32 },
     #[error("{} can't be used: {source}", .path.display())]
     Io { path: PathBuf, source: std::io::Error },
+    #[error("Kafka: {0}")]
+    Kafka(String),
     #[error("storage: {0}")]
     Storage(String),
     #[error("arrow: {0}")]
@@ -78,13 +83,14 @@ impl Error {
             Self::UnknownTopic(_)
             | Self::UnknownPartition { .. }
             | Self::SchemaDiffers { .. }
+            | Self::ClaimLost { .. }
             | Self::Invalid(_)
             | Self::Arrow(_) => Kind::Invalid,
             Self::TopicDiffers { .. } | Self::Fenced { .. } | Self::InUse { .. } | Self::NewerFormat { .. } => {
                 Kind::Conflict
             }
             Self::Damaged { .. } | Self::DamagedFile { .. } => Kind::Corrupt,
-            Self::DiskFull { .. } | Self::Io { .. } => Kind::Unavailable,
+            Self::DiskFull { .. } | Self::Io { .. } | Self::Kafka(_) => Kind::Unavailable,
             Self::Storage(_) | Self::Closed => Kind::Closed,
         }
     }

@@ -1,17 +1,19 @@
 //! Topics of partitions of batches: the one durable thing of Headwater.
 //!
-//! [`Log`] is the contract; [`embedded`] keeps it in one directory of this machine, [`memory`] in
-//! memory for tests, simulation and live queries. [`conformance`] is the suite that every back
+//! [`Log`] is the contract; [`embedded`] keeps it in one directory of this machine, [`kafka`] on a
+//! Kafka cluster, [`memory`] in memory for tests, simulation and live queries. [`conformance`] is the suite that every back
 //! end must pass. The log knows offsets, retention and atomic commits, and nothing of SQL.
 
 pub mod conformance;
 pub mod cursor;
 pub mod embedded;
 pub mod error;
+pub mod kafka;
 pub mod memory;
 pub mod topic;
 
 mod compaction;
+mod encoding;
 mod ends;
 mod rows;
 
@@ -110,7 +112,7 @@ pub struct Commit {
     pub state: Vec<StateWrite>,
 }
 
-/// The right to commit in an owner's name, until somebody else claims it.
+/// The right to commit in an owner's name, until somebody else claims it, or the log that gave it is closed.
 #[derive(Clone, Debug)]
 pub struct Claim {
     pub owner: Arc<str>,

@@ -400,6 +400,7 @@ mod tests {
         type Log = MemoryLog;
 
         const DURABLE: bool = false;
+        const SWEEPS: bool = true;
 
         fn clock(&self) -> &ManualClock {
             &self.0

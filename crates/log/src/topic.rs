@@ -1,5 +1,7 @@
 //! What a topic is made of.
 
+pub(crate) mod stored;
+
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, SchemaRef};

@@ -16,7 +16,8 @@ use rand_chacha::ChaCha8Rng;
 use crate::bench::queries::Through;
 use crate::bench::report::Measured;
 use crate::bench::{Bench, BenchResult, Failure, config, usage};
-use crate::instance::{Core, Intake, embedded_options};
+use crate::instance::{Core, Intake};
+use crate::storage::embedded_options;
 
 /// So that nothing of what is measured in memory goes to the store.
 const MEMORY_LIMIT: u64 = 16 << 30;

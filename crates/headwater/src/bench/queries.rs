@@ -19,7 +19,8 @@ use crate::bench::events::{Feed, STREAMS_SQL};
 use crate::bench::report::{Measured, percentile_ms};
 use crate::bench::{Bench, BenchResult, Failure, config, usage};
 use crate::config::Config;
-use crate::instance::{Core, Intake, embedded_options};
+use crate::instance::{Core, Intake};
+use crate::storage::embedded_options;
 
 /// Small enough that the newest batches, which are kept decoded in memory, are a small part of all:
 /// what is measured is reading events back from the store.

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use headwater_catalog::snapshot::edits;
 use headwater_telemetry::logs::Format;
 
-use crate::config::Config;
 use crate::config::units::{bytes, duration};
+use crate::config::{Backend, Config};
 
 /// One key of the configuration.
 #[derive(Clone, Copy, Debug)]
@@ -84,6 +84,92 @@ pub const KEYS: &[Key] = &[
         },
     },
     Key {
+        name: "log.backend",
+        about: "'embedded', in the data directory, or 'kafka', on a cluster",
+        set: |config, text| {
+            config.log.backend = match text {
+                "embedded" => Backend::Embedded,
+                "kafka" => Backend::Kafka,
+                _ => return Err("expected 'embedded' or 'kafka'".to_owned()),
+            };
+            Ok(())
+        },
+    },
+    Key {
+        name: "log.brokers",
+        about: "where Kafka is: 'host:port', several with commas",
+        set: |config, text| {
+            config.log.brokers = brokers(text)?;
+            Ok(())
+        },
+    },
+    Key {
+        name: "log.prefix",
+        about: "what the names of all topics on Kafka begin with; servers with the same one share everything",
+        set: |config, text| {
+            config.log.prefix = text.to_owned();
+            Ok(())
+        },
+    },
+    Key {
+        name: "log.replication",
+        about: "copies of each partition on Kafka; as many as the brokers say unless given",
+        set: |config, text| {
+            let copies = text.parse().ok().filter(|copies| *copies > 0);
+            config.log.replication = Some(copies.ok_or("expected a number from 1 on")?);
+            Ok(())
+        },
+    },
+    Key {
+        name: "log.security",
+        about: "how Kafka is spoken to: 'plaintext', 'ssl', 'sasl_plaintext' or 'sasl_ssl'",
+        set: |config, text| {
+            security(
+                config,
+                "security.protocol",
+                text,
+                &["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"],
+            )
+        },
+    },
+    Key {
+        name: "log.tls_ca",
+        about: "file of the certificates that Kafka's is checked against; the system's unless given",
+        set: |config, text| security(config, "ssl.ca.location", text, &[]),
+    },
+    Key {
+        name: "log.tls_certificate",
+        about: "file of this server's certificate, where Kafka asks for one",
+        set: |config, text| security(config, "ssl.certificate.location", text, &[]),
+    },
+    Key {
+        name: "log.tls_key",
+        about: "file of this server's key",
+        set: |config, text| security(config, "ssl.key.location", text, &[]),
+    },
+    Key {
+        name: "log.sasl_mechanism",
+        about: "'PLAIN', 'SCRAM-SHA-256' or 'SCRAM-SHA-512'",
+        set: |config, text| {
+            security(
+                config,
+                "sasl.mechanism",
+                text,
+                &["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"],
+            )
+        },
+    },
+    Key {
+        name: "log.sasl_user",
+        about: "who this server is to Kafka",
+        set: |config, text| security(config, "sasl.username", text, &[]),
+    },
+    Key {
+        name: "log.sasl_password",
+        about: "its password; better a reference, such as ${env:KAFKA_PASSWORD}",
+        set: |config, text| security(config, "sasl.password", text, &[]),
+    },
+    Key {
         name: "files.directory",
         about: "the folder that file sources and sinks may use; any unless given",
         set: |config, text| {
@@ -122,7 +208,7 @@ const LATER: &[(&str, &str)] = &[
     ("grpc", "gRPC is not there yet: leave it out"),
     ("mqtt", "MQTT is not there yet: leave it out"),
     ("roles", "roles are not there yet: one process does everything"),
-    ("kafka", "the Kafka log is not there yet: the log is embedded"),
+    ("kafka", "the log's keys are in [log]: log.backend, log.brokers"),
 ];
 
 /// The key of that name, or why there is none.
@@ -169,6 +255,28 @@ fn listen(text: &str) -> Result<Option<SocketAddr>, String> {
         Some(address) => Ok(Some(address)),
         None => Err("expected 'address:port', such as '127.0.0.1:8080', or 'off'".to_owned()),
     }
+}
+
+fn brokers(text: &str) -> Result<Vec<String>, String> {
+    let brokers: Vec<_> = text.split(',').map(|broker| broker.trim().to_owned()).collect();
+    let with_port = |broker: &String| {
+        broker
+            .rsplit_once(':')
+            .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+    };
+    match brokers.iter().all(with_port) {
+        true => Ok(brokers),
+        false => Err("expected 'host:port', several with commas".to_owned()),
+    }
+}
+
+/// Notes a property of librdkafka. `known` has the values that there are, if not any.
+fn security(config: &mut Config, property: &str, text: &str, known: &[&str]) -> Result<(), String> {
+    if !known.is_empty() && !known.contains(&text) {
+        return Err(format!("expected one of {}", known.join(", ")));
+    }
+    config.log.security.0.insert(property.to_owned(), text.to_owned());
+    Ok(())
 }
 
 fn directory(text: &str) -> Result<PathBuf, String> {

@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::config::ConfigError;
@@ -118,7 +119,16 @@ fn text_of(value: &DeValue<'_>) -> Option<String> {
         DeValue::Integer(number) => Some(i128::from_str_radix(number.as_str(), number.radix()).ok()?.to_string()),
         DeValue::Float(number) => Some(number.as_str().to_owned()),
         DeValue::Boolean(value) => Some(value.to_string()),
-        DeValue::Datetime(_) | DeValue::Array(_) | DeValue::Table(_) => None,
+        // A list is its elements with commas, as elsewhere than in a file.
+        DeValue::Array(elements) => {
+            let text = |element: &Spanned<DeValue<'_>>| match element.get_ref() {
+                DeValue::String(text) => Some(text.to_string()),
+                _ => None,
+            };
+            let texts: Option<Vec<_>> = elements.iter().map(text).collect();
+            Some(texts?.join(","))
+        }
+        DeValue::Datetime(_) | DeValue::Table(_) => None,
     }
 }
 

@@ -30,7 +30,7 @@ const WAVE_EVENTS: u64 = CLIENTS * REQUEST_EVENTS_MAX;
 const STEP_MS: u64 = 10;
 const KEYS: u64 = 23;
 
-const SQL: &str = "
+pub const SQL: &str = "
 CREATE STREAM events (
   id  TEXT NOT NULL,
   key TEXT NOT NULL,
@@ -91,7 +91,8 @@ async fn kill_at_random_moments_loses_and_repeats_nothing() {
     check(&server, sent).await;
 }
 
-async fn check(server: &Server, sent: u64) {
+/// That everything that was sent is there, once, in the stream, in every view and in every window.
+pub async fn check(server: &Server, sent: u64) {
     server.caught_up().await;
     let numbers = 0..sent;
 

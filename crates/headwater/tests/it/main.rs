@@ -15,6 +15,7 @@ mod corpus;
 mod crash;
 mod disk;
 mod docs;
+mod kafka;
 mod nexmark;
 mod oracle;
 mod overload;

@@ -7,7 +7,8 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Our crates in the order of the flow: each may depend on those before it alone.
-const ORDER: [&str; 12] = [
+const ORDER: [&str; 13] = [
+    "headwater-test-servers",
     "headwater-event",
     "headwater-problem",
     "headwater-telemetry",

@@ -62,7 +62,8 @@ pub(super) async fn what_was_appended_comes_back<B: Backend>(backend: &B) -> Res
     for (batch, rows) in batches.iter().zip(appended) {
         assert_eq!(batch.rows, rows);
         assert_eq!(batch.progress, Some(progress));
-        assert_eq!(batch.appended, at);
+        // Not every back end is more precise.
+        assert_eq!(batch.appended / 1000, at / 1000);
     }
     Ok(())
 }
@@ -86,7 +87,8 @@ pub(super) async fn reading_starts_in_the_middle_of_a_batch<B: Backend>(backend:
     let log = reopened(backend, log, "middle")?;
     let batches = read_all(&*log, &partition, bases[1] + 3).await?;
     assert_eq!((batches[0].base, ids(&batches)), (bases[1] + 3, (13..20).collect()));
-    assert!(log.read(&partition, 1000, 1, None).await?.is_empty());
+    let beyond = log.offsets(&partition).await?.end + 1000;
+    assert!(log.read(&partition, beyond, 1, None).await?.is_empty());
     Ok(())
 }
 
@@ -213,7 +215,10 @@ pub(super) async fn time_finds_its_batch<B: Backend>(backend: &B) -> Result<()> 
     log.create_topic(spec("t", 1)).await?;
     let partition = TopicPartition::new("t", 0);
     let start = backend.clock().now();
-    assert_eq!(log.offset_at(&partition, start).await?, 0);
+    assert_eq!(
+        log.offset_at(&partition, start).await?,
+        log.offsets(&partition).await?.end
+    );
     let mut bases = Vec::new();
     for batch in 0..20_i64 {
         // Batches of different sizes, and two of each time.

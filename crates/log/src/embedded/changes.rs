@@ -20,7 +20,7 @@ use crate::embedded::store::Store;
 use crate::embedded::topics::{OpenTable, OpenTopic};
 use crate::ends::Gone;
 use crate::error::{Error, Result};
-use crate::topic::{Topic, TopicSpec, reconcile};
+use crate::topic::{Topic, TopicSpec, reconcile, stored};
 
 impl Committer {
     /// Opens every topic and state table that `meta` speaks of.
@@ -28,7 +28,7 @@ impl Committer {
         let store = &shared.store;
         let mut numbers = HashSet::new();
         for (key, value) in store.meta_entries(b"t")? {
-            let (number, spec) = layout::decode_topic(&text(&key[1..])?, &value)?;
+            let (number, spec) = stored::decode(&text(&key[1..])?, &value)?;
             numbers.insert(number);
             let topic = OpenTopic::open(store, number, spec)?;
             shared
@@ -63,7 +63,7 @@ impl Committer {
             let reconciled = reconcile(&there.spec.read(), spec)?;
             if *there.spec.read() != reconciled {
                 let mut batch = store.batch();
-                let record = layout::encode_topic(&reconciled, there.number)?;
+                let record = stored::encode(&reconciled, there.number)?;
                 batch.insert(&store.meta, layout::topic_key(&reconciled.name), record);
                 store.commit(batch)?;
                 *there.spec.write() = reconciled;
@@ -72,7 +72,7 @@ impl Committer {
         }
         self.space.take(0)?;
         let number = self.last_number + 1;
-        let record = layout::encode_topic(&spec, number)?;
+        let record = stored::encode(&spec, number)?;
         let name: Arc<str> = spec.name.as_str().into();
         let topic = OpenTopic::open(store, number, spec)?;
         let mut batch = store.batch();

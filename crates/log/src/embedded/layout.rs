@@ -2,7 +2,7 @@
 //!
 //! | keyspace | key | value |
 //! |---|---|---|
-//! | `meta` | `t` topic's name | [`TopicRecord`], then the schema as an Arrow IPC stream |
+//! | `meta` | `t` topic's name | its definition, see `topic::stored` |
 //! | `meta` | `s` state table's name | its number, u64 |
 //! | `meta` | `n` | the last number given to a topic or state table, u64 |
 //! | `meta` | `k` owner | the token of its last claim, u64 |
@@ -17,15 +17,10 @@
 //! hold what a keyspace's name may not, and because the store's journal may still have entries of
 //! one that was deleted. A key of a state table may be empty, one of the store may not: hence the 0.
 
-use arrow::datatypes::SchemaRef;
-use arrow::ipc::reader::StreamReader;
-use arrow::ipc::writer::StreamWriter;
 use headwater_event::clock::Micros;
 use headwater_event::offset::{Offset, TopicPartition};
-use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::topic::{Cleanup, TopicSpec};
 
 pub(super) const META: &str = "meta";
 pub(super) const LAST_NUMBER: &[u8] = b"n";
@@ -34,16 +29,6 @@ pub(super) const OWNER_BYTES_MAX: usize = 4096;
 pub(super) const STATE_KEY_BYTES_MAX: usize = 65_534;
 
 const BATCH_KEY_BYTES: usize = 12;
-
-/// A topic as `meta` has it.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct TopicRecord {
-    pub number: u64,
-    pub partitions: u32,
-    pub retention_ms: Option<u64>,
-    pub retention_bytes: Option<u64>,
-    pub compact_key: Option<String>,
-}
 
 /// What is known of a batch without reading it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -135,53 +120,6 @@ pub(super) fn state_key(key: &[u8]) -> Vec<u8> {
 /// A big endian number of up to eight bytes.
 pub(super) fn number(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0, |number, &byte| number << 8 | u64::from(byte))
-}
-
-pub(super) fn encode_topic(spec: &TopicSpec, number: u64) -> Result<Vec<u8>> {
-    let (retention_ms, retention_bytes, compact_key) = match &spec.cleanup {
-        Cleanup::Delete {
-            retention_ms,
-            retention_bytes,
-        } => (*retention_ms, *retention_bytes, None),
-        Cleanup::Compact { key } => (None, None, Some(key.clone())),
-    };
-    let record = TopicRecord {
-        number,
-        partitions: spec.partitions,
-        retention_ms,
-        retention_bytes,
-        compact_key,
-    };
-    let json = serde_json::to_vec(&record).map_err(|error| Error::Storage(error.to_string()))?;
-    let mut bytes = (json.len() as u32).to_be_bytes().to_vec();
-    bytes.extend_from_slice(&json);
-    StreamWriter::try_new(&mut bytes, &spec.schema)?.finish()?;
-    Ok(bytes)
-}
-
-pub(super) fn decode_topic(name: &str, bytes: &[u8]) -> Result<(u64, TopicSpec)> {
-    let unreadable = |what: &str| Error::Storage(format!("the definition of topic '{name}' is unreadable: {what}"));
-    let (length, rest) = bytes.split_at_checked(4).ok_or_else(|| unreadable("too short"))?;
-    let json_bytes = number(length) as usize;
-    let (json, schema) = rest
-        .split_at_checked(json_bytes)
-        .ok_or_else(|| unreadable("too short"))?;
-    let record: TopicRecord = serde_json::from_slice(json).map_err(|error| unreadable(&error.to_string()))?;
-    let schema: SchemaRef = StreamReader::try_new(schema, None)?.schema();
-    let cleanup = match record.compact_key {
-        Some(key) => Cleanup::Compact { key },
-        None => Cleanup::Delete {
-            retention_ms: record.retention_ms,
-            retention_bytes: record.retention_bytes,
-        },
-    };
-    let spec = TopicSpec {
-        name: name.to_owned(),
-        schema,
-        partitions: record.partitions,
-        cleanup,
-    };
-    Ok((record.number, spec))
 }
 
 fn prefixed(first: u8, rest: &[u8]) -> Vec<u8> {

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use crate::encoding::Compression;
+
 /// Where the log lives and what it may use. Memory is bounded by the sum of the `_bytes` fields, and
 /// what callers hold of what they write and have read.
 #[derive(Clone)]
@@ -25,15 +27,6 @@ pub struct EmbeddedOptions {
     pub compression: Compression,
     /// How to learn what is free on the disk of a directory.
     pub free_space: FreeSpace,
-}
-
-/// How the columns of a batch are compressed on disk. Small batches never are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Compression {
-    None,
-    #[default]
-    Lz4,
-    Zstd,
 }
 
 /// The free bytes on the disk of a directory.

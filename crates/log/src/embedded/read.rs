@@ -10,10 +10,10 @@ use headwater_event::clock::Micros;
 use headwater_event::offset::Offset;
 
 use crate::LoggedBatch;
-use crate::embedded::encoding;
 use crate::embedded::layout::{Entry, batch_key};
 use crate::embedded::store::Store;
 use crate::embedded::topics::{OpenTopic, Partition};
+use crate::encoding;
 use crate::error::{Error, Result};
 use crate::rows::{memory_bytes, skip_to};
 

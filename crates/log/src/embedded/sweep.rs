@@ -18,10 +18,10 @@ use crate::LoggedBatch;
 use crate::compaction::{Latest, Outcome, TOMBSTONE_KEPT};
 use crate::embedded::Shared;
 use crate::embedded::committer::{self, Committer, Request};
-use crate::embedded::encoding;
 use crate::embedded::layout::{Entry, batch_key, mark_key};
 use crate::embedded::read::{read_one, walk_index};
 use crate::embedded::topics::{Compacted, OpenTopic, Partition};
+use crate::encoding;
 use crate::error::{Error, Result};
 use crate::rows::memory_bytes;
 use crate::topic::Cleanup;
@@ -319,7 +319,7 @@ impl<'a> Pass<'a> {
                     Outcome::Replace(batch) => {
                         let value = encoding::encode(&batch.rows, batch.progress, self.shared.options.compression)?;
                         step.kept_bytes += value.len() as u64;
-                        let replaced = Some((batch, entry, value));
+                        let replaced = Some((batch, entry, value.into()));
                         step.changes.push(Change { base, replaced });
                     }
                 }

@@ -25,6 +25,7 @@ impl Backend for Embedded {
     type Log = EmbeddedLog;
 
     const DURABLE: bool = true;
+    const SWEEPS: bool = true;
 
     fn clock(&self) -> &ManualClock {
         &self.clock

@@ -1,4 +1,4 @@
-//! A batch as one value.
+//! A batch as one value. Shared by the back ends that keep bytes.
 //!
 //! ```text
 //!  0  version        u8 = 1
@@ -24,10 +24,8 @@ use arrow::datatypes::SchemaRef;
 use arrow::ipc;
 use arrow::ipc::reader::RecordBatchDecoder;
 use arrow::ipc::writer::{DictionaryTracker, IpcDataGenerator, IpcWriteOptions};
-use fjall::Slice;
 use headwater_event::watermark::Progress;
 
-use crate::embedded::options::Compression;
 use crate::error::{Error, Result};
 use crate::rows::memory_bytes;
 
@@ -37,6 +35,15 @@ const FLAG_PROGRESS: u8 = 1;
 const FLAG_IDLE: u8 = 2;
 const FLAG_WATERMARK: u8 = 4;
 
+/// How the columns of a batch are compressed on disk. Small batches never are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Compression {
+    None,
+    #[default]
+    Lz4,
+    Zstd,
+}
+
 /// Below this, compressing costs more than it saves.
 const COMPRESSED_BYTES_MIN: usize = 2048;
 
@@ -45,12 +52,12 @@ const COMPRESSED_BYTES_MIN: usize = 2048;
 const BATCH_BYTES_MAX: usize = 1 << 30;
 
 /// What a value holds.
-pub(super) struct Decoded {
+pub(crate) struct Decoded {
     pub rows: RecordBatch,
     pub progress: Option<Progress>,
 }
 
-pub(super) fn encode(rows: &RecordBatch, progress: Option<Progress>, compression: Compression) -> Result<Slice> {
+pub(crate) fn encode(rows: &RecordBatch, progress: Option<Progress>, compression: Compression) -> Result<Vec<u8>> {
     let bytes = memory_bytes(rows);
     if bytes > BATCH_BYTES_MAX {
         return Err(Error::Invalid(format!(
@@ -72,11 +79,11 @@ pub(super) fn encode(rows: &RecordBatch, progress: Option<Progress>, compression
     value.extend_from_slice(&encoded.arrow_data);
     let checksum = crc32fast::hash(&value[8..]);
     value[4..8].copy_from_slice(&checksum.to_le_bytes());
-    Ok(Slice::from(value))
+    Ok(value)
 }
 
 /// Decodes the selected columns. The error says what is wrong with the value.
-pub(super) fn decode(value: &[u8], schema: &SchemaRef, columns: Option<&[usize]>) -> Result<Decoded, String> {
+pub(crate) fn decode(value: &[u8], schema: &SchemaRef, columns: Option<&[usize]>) -> Result<Decoded, String> {
     let header = Header::read(value)?;
     let end_of_message = HEADER_BYTES + header.message_bytes;
     let message = value

@@ -1,0 +1,105 @@
+//! The server on Kafka instead of its own directory: the same SQL, and the same promises.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use headwater_test_servers::kafka::{self, Kafka};
+use serde_json::json;
+
+use crate::crash::{self, Load};
+use crate::server::Server;
+
+const ROUNDS: u64 = 4;
+
+fn server(broker: &Kafka, prefix: &str, sql: &str) -> Server {
+    Server::new(sql)
+        .with("log.backend=kafka")
+        .with(&format!("log.brokers={}", broker.brokers))
+        .with(&format!("log.prefix={prefix}"))
+}
+
+/// `kill -9` under load, again and again; the third time the data directory is lost as well, as when the server comes up on another
+/// machine.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kill_at_random_moments_loses_and_repeats_nothing_on_kafka() {
+    let Some(broker) = tokio::task::block_in_place(kafka::shared) else {
+        return;
+    };
+    let mut server = server(broker, "crash", crash::SQL);
+    server.start().await;
+    let load = Arc::new(Load::new(server.url()));
+    let clients = tokio::spawn(Arc::clone(&load).run(1));
+    for round in 0..ROUNDS {
+        tokio::time::sleep(Duration::from_millis(500 + 700 * round)).await;
+        server.kill();
+        if round == 2 {
+            std::fs::remove_dir_all(server.data_directory()).expect("the data directory");
+        }
+        server.start().await;
+    }
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    load.stop.store(true, Ordering::Relaxed);
+    let sent = clients.await.expect("the clients end");
+    assert!(sent > 0, "no wave was ever acknowledged");
+    crash::check(&server, sent).await;
+}
+
+/// What a user does first, on Kafka: nothing but the configuration differs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_same_statements_work_on_kafka() {
+    let Some(broker) = tokio::task::block_in_place(kafka::shared) else {
+        return;
+    };
+    let sql = include_str!("../../../../examples/clickstream/clickstream.sql");
+    let mut server = server(broker, "first", sql);
+    server.start().await;
+    let click = json!({"user_id": "u1", "event_type": "click", "page_url": "/home"}).to_string();
+    for _ in 0..3 {
+        assert_eq!(server.post("/ingest", click.clone()).await.0, 200);
+    }
+    server.caught_up().await;
+    let counted = server
+        .sql("SELECT user_id, page_url, click_count FROM page_clicks")
+        .await;
+    assert_eq!(
+        counted,
+        [json!({"user_id": "u1", "page_url": "/home", "click_count": 3})]
+    );
+    let history = server.sql("SELECT count(*) AS clicks FROM clicks").await;
+    assert_eq!(history, [json!({"clicks": 3})]);
+}
+
+/// A cluster that can't be reached is waited for, with a line that says so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_that_is_not_there_is_waited_for() {
+    let nobody = crate::server::free_port();
+    let mut child = std::process::Command::new(crate::server::binary());
+    let data = tempfile::tempdir().expect("a temporary directory");
+    child
+        .args([
+            "serve",
+            "--set",
+            "log.backend=kafka",
+            "--set",
+            "http.listen=off",
+            "--set",
+            "postgres.listen=off",
+        ])
+        .arg("--set")
+        .arg(format!("log.brokers=127.0.0.1:{nobody}"))
+        .arg("--data")
+        .arg(data.path())
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::piped());
+    let mut child = child.spawn().expect("the binary starts");
+    let lines = std::io::BufReader::new(child.stderr.take().expect("piped"));
+    let told = tokio::task::spawn_blocking(move || {
+        let mut lines = std::io::BufRead::lines(lines).map_while(Result::ok);
+        lines.any(|line| line.contains("trying again") && line.contains(&format!("127.0.0.1:{nobody}")))
+    });
+    let told = tokio::time::timeout(Duration::from_secs(60), told).await;
+    child.kill().expect("it is still there");
+    child.wait().expect("it ends");
+    assert!(told.expect("a line in time").expect("no panic"));
+}

@@ -1,0 +1,767 @@
+//! The log on a Kafka cluster, for many processes on many machines. Redpanda speaks the same protocol.
+//!
+//! A topic is a topic there, with a batch in each record (see `records`; `names` for what it is called). An append is a
+//! transaction, and so is a commit: batches, the entries of state tables and the owner's position become visible together. Everybody
+//! reads what is committed, and no more.
+//!
+//! An owner's work belongs to whoever has taken over its transactional id last. Kafka refuses what the earlier one writes after that, from
+//! whichever machine it comes.
+//!
+//! State tables are compacted topics, of which each process that opens one keeps a copy in its own directory (`follower`). The copy is
+//! a cache: a process that begins with an empty directory reads all of it again.
+//!
+//! # What is different from the log in one directory
+//! * Retention and compaction are the brokers', by their clock.
+//! * Offsets have gaps: after each transaction, and between the records of one.
+//! * A batch's time is kept to the millisecond.
+//! * The bytes that a topic takes are not known here.
+
+pub mod options;
+
+mod appender;
+mod clients;
+mod follower;
+mod names;
+mod readers;
+mod records;
+mod registry;
+mod transactions;
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use headwater_event::clock::{Clock, Micros};
+use headwater_event::offset::{Offset, TopicPartition};
+use parking_lot::Mutex;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::{Offset as KafkaOffset, TopicPartitionList};
+use tokio::runtime::Handle;
+
+use crate::embedded::EmbeddedLog;
+use crate::error::{Error, Result};
+use crate::kafka::appender::Appender;
+use crate::kafka::clients::{ANSWER_TIME_MAX, Clients, blocking, pause};
+use crate::kafka::follower::{BARRIER, Consumed, ENTRY, Followed, Follower};
+use crate::kafka::names::Names;
+use crate::kafka::options::KafkaOptions;
+use crate::kafka::readers::{Place, Readers};
+use crate::kafka::records::{Record, base_of, record_of};
+use crate::kafka::registry::{Event, KnownTable, KnownTopic};
+use crate::kafka::transactions::{Failure, Transactions};
+use crate::topic::{Cleanup, Topic, TopicSpec, check_spec, check_trim, reconcile, stored};
+use crate::{Claim, Commit, Log, LoggedBatch, Produced, StateTable, rows};
+
+/// How long a topic on the cluster may wait for its entry in the registry, before it is a remainder of one that was deleted.
+const MADE_TIME_MAX: Duration = Duration::from_secs(3);
+
+/// How often to look whether what was committed can be read.
+const DECIDED_POLL_TIME: Duration = Duration::from_millis(2);
+
+/// See the module.
+pub struct KafkaLog {
+    clock: Arc<dyn Clock>,
+    names: Names,
+    clients: Clients,
+    readers: Readers,
+    appender: Appender,
+    /// For questions about partitions.
+    asking: Arc<BaseConsumer>,
+    /// Where partitions end, as far as this process knows.
+    ends: Arc<Mutex<HashMap<(i64, TopicPartition), End>>>,
+    owners: Mutex<HashMap<Arc<str>, Arc<Owner>>>,
+    follower: Follower,
+    copies: Arc<EmbeddedLog>,
+}
+
+/// The end of a partition: the last batch and the offset after it.
+#[derive(Clone, Copy, Debug)]
+struct End {
+    last: i64,
+    next: Offset,
+    /// Up to here there is nothing after it.
+    looked: i64,
+}
+
+/// Work that this process has claimed.
+struct Owner {
+    token: u64,
+    transactions: Transactions,
+    consumed: Mutex<HashMap<TopicPartition, Consumed>>,
+    /// Commits are written in the order in which they were asked for.
+    turn: tokio::sync::Mutex<()>,
+}
+
+/// A topic's partition and the rows of a batch that was written there, by its place among the records of a transaction.
+struct Written {
+    topic: Arc<KnownTopic>,
+    partition: TopicPartition,
+    first: usize,
+    last: usize,
+    /// Of the last record.
+    rows: usize,
+}
+
+impl std::fmt::Debug for KafkaLog {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KafkaLog")
+            .field("names", &self.names)
+            .finish_non_exhaustive()
+    }
+}
+
+impl KafkaLog {
+    /// Opens the log, making it where there is none. Blocks; has to be called in a runtime of tokio.
+    ///
+    /// # Errors
+    /// [`Error::Kafka`] where the cluster can't be reached or refuses something; those of [`EmbeddedLog::open`] for the copies.
+    pub fn open(options: KafkaOptions, clock: Arc<dyn Clock>) -> Result<Arc<Self>> {
+        let names = Names::new(&options.prefix)?;
+        let clients = Clients::new(&options);
+        let copies = EmbeddedLog::open(options.copies, clock.clone())?;
+        let handle = Handle::current();
+        std::thread::scope(|scope| {
+            let opening = scope.spawn(|| handle.block_on(Self::open_on(names, clients, copies, clock)));
+            opening
+                .join()
+                .map_err(|_| Error::Kafka("opening the log panicked".to_owned()))?
+        })
+    }
+
+    async fn open_on(
+        names: Names,
+        clients: Clients,
+        copies: Arc<EmbeddedLog>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Arc<Self>> {
+        let for_ever = Cleanup::Delete {
+            retention_ms: None,
+            retention_bytes: None,
+        };
+        let newest = Cleanup::Compact { key: String::new() };
+        clients.create_topic(&names.registry(), 1, &for_ever).await?;
+        clients.create_topic(&names.owners(), 1, &newest).await?;
+        let process = process_id(&copies, &*clock).await?;
+        let follower = Follower::open(&clients, &names, copies.clone()).await?;
+        let (id, for_appender) = (names.appends(&process), clients.clone());
+        let appender = blocking(move || Appender::open(for_appender, id)).await?;
+        let log = Arc::new(Self {
+            readers: Readers::new(clients.clone(), clock.clone()),
+            asking: Arc::new(clients.consumer()?),
+            clock,
+            names,
+            clients,
+            appender,
+            ends: Arc::default(),
+            owners: Mutex::default(),
+            follower,
+            copies,
+        });
+        log.register(&Event::Opened(process), None).await?;
+        log.barrier(&log.names.owners()).await?;
+        log.drop_old_copies().await?;
+        Ok(log)
+    }
+
+    /// Ends what this process writes and follows, and closes its copies. Everything fails with [`Error::Closed`] from now on.
+    /// Blocks until it is done.
+    pub fn close(&self) {
+        self.appender.close();
+        self.follower.close();
+        self.copies.close();
+    }
+
+    fn followed(&self) -> &Arc<Followed> {
+        &self.follower.followed
+    }
+
+    fn known(&self, name: &str) -> Result<Arc<KnownTopic>> {
+        let registry = self.followed().registry.read();
+        let topic = registry.topics.get(name).cloned();
+        topic.ok_or_else(|| Error::UnknownTopic(name.to_owned()))
+    }
+
+    fn known_partition(&self, partition: &TopicPartition) -> Result<Arc<KnownTopic>> {
+        let topic = self.known(&partition.topic)?;
+        if partition.partition >= topic.spec.partitions {
+            return Err(Error::UnknownPartition {
+                topic: partition.topic.to_string(),
+                partition: partition.partition,
+                partitions: topic.spec.partitions,
+            });
+        }
+        Ok(topic)
+    }
+
+    /// Writes what happened, and returns when this process knows it.
+    async fn register(&self, event: &Event, definition: Option<Bytes>) -> Result<()> {
+        let topic = self.names.registry();
+        let record = self.record(&topic, event.key()?.into(), definition.or(Some(Bytes::new())));
+        let placed = self.appender.append(vec![record]).await?;
+        self.followed().wait(&topic, placed[0]).await
+    }
+
+    /// Returns when this process has applied all that was committed to a followed topic before.
+    async fn barrier(&self, topic: &str) -> Result<()> {
+        let record = self.record(topic, Bytes::from_static(&[BARRIER]), Some(Bytes::new()));
+        let placed = self.appender.append(vec![record]).await?;
+        self.followed().wait(topic, placed[0]).await
+    }
+
+    fn record(&self, topic: &str, key: Bytes, value: Option<Bytes>) -> Record {
+        Record {
+            topic: topic.into(),
+            partition: 0,
+            key: Some(key),
+            value,
+            time: self.clock.now(),
+        }
+    }
+
+    /// Copies of tables that were deleted while this process wasn't there.
+    async fn drop_old_copies(&self) -> Result<()> {
+        let known: Vec<_> = {
+            let registry = self.followed().registry.read();
+            registry.tables.values().map(|table| table.copy.clone()).collect()
+        };
+        for copy in self.copies.state_tables().await? {
+            if copy != PROCESS_TABLE && !known.iter().any(|known| **known == *copy) {
+                self.copies.delete_state(&copy).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The table, made where there is none.
+    async fn table(&self, name: &str) -> Result<Arc<KnownTable>> {
+        let known = || self.followed().registry.read().tables.get(name).cloned();
+        if let Some(table) = known() {
+            return Ok(table);
+        }
+        let newest = Cleanup::Compact { key: String::new() };
+        self.clients.create_topic(&self.names.table(name), 1, &newest).await?;
+        self.register(&Event::TableMade(name.into()), None).await?;
+        known().ok_or_else(|| Error::Kafka(format!("the state table '{name}' was deleted when it was made")))
+    }
+
+    /// Whether somebody else has the owner's work, or the cluster has given it up: because this process was away for too long, say.
+    async fn why_broken(&self, claim: &Claim, error: &Error) -> Result<Error> {
+        self.barrier(&self.names.owners()).await?;
+        let newest = self.followed().claims.read().get(claim.owner.as_bytes()).copied();
+        let owner = claim.owner.to_string();
+        Ok(match newest.is_some_and(|newest| newest > claim.token as i64) {
+            true => Error::Fenced { owner },
+            false => Error::ClaimLost {
+                owner,
+                what: error.to_string(),
+            },
+        })
+    }
+
+    /// Batches as records, and where to look for their places.
+    fn records(&self, batches: &[Produced], records: &mut Vec<Record>) -> Result<Vec<Written>> {
+        let time = self.clock.now();
+        let mut written = Vec::with_capacity(batches.len());
+        for batch in batches {
+            let topic = self.known_partition(&batch.partition)?;
+            let mut batch = batch.clone();
+            batch.rows = rows::conform(&topic.spec.schema, &batch.partition, &batch.rows)?;
+            let first = records.len();
+            records.append(&mut records::encode(&topic.kafka, &topic.spec, &batch, time)?);
+            let rows = match topic.spec.cleanup {
+                Cleanup::Delete { .. } => batch.rows.num_rows(),
+                Cleanup::Compact { .. } => 1,
+            };
+            written.push(Written {
+                topic,
+                partition: batch.partition,
+                first,
+                last: records.len().max(first + 1) - 1,
+                rows,
+            });
+        }
+        Ok(written)
+    }
+
+    /// The partition's first record and the one after the last that is decided. What this process has committed is decided: Kafka
+    /// answers a commit when it can't be undone any more, and a little before it can be read.
+    async fn bounds(&self, place: Place<'_>) -> Result<(i64, i64)> {
+        let ours = self.last_of_ours(place);
+        loop {
+            let (low, high) = self.ask_bounds(place).await?;
+            if high > ours {
+                return Ok((low, high));
+            }
+            pause(DECIDED_POLL_TIME).await;
+        }
+    }
+
+    async fn ask_bounds(&self, place: Place<'_>) -> Result<(i64, i64)> {
+        let (asking, topic) = (self.asking.clone(), place.topic.kafka.clone());
+        let partition = i32::try_from(place.partition.partition).unwrap_or(i32::MAX);
+        blocking(move || {
+            // A topic that was made just now isn't known to every broker yet.
+            for _ in 0..50 {
+                match asking.fetch_watermarks(&topic, partition, ANSWER_TIME_MAX) {
+                    Err(KafkaError::MetadataFetch(
+                        RDKafkaErrorCode::UnknownTopicOrPartition
+                        | RDKafkaErrorCode::UnknownPartition
+                        | RDKafkaErrorCode::UnknownTopic
+                        | RDKafkaErrorCode::LeaderNotAvailable
+                        | RDKafkaErrorCode::NotLeaderForPartition,
+                    )) => std::thread::sleep(Duration::from_millis(100)),
+                    answer => return Ok(answer?),
+                }
+            }
+            Err(Error::Kafka(format!("topic '{topic}' isn't there")))
+        })
+        .await
+    }
+
+    async fn read_at(
+        &self,
+        place: Place<'_>,
+        from: Offset,
+        bytes_max: usize,
+        columns: Option<&[usize]>,
+    ) -> Result<Vec<LoggedBatch>> {
+        let mut lease = self.readers.at(place, from)?;
+        let mut batches: Vec<LoggedBatch> = Vec::new();
+        let mut bytes = 0;
+        let mut asked = None;
+        loop {
+            while batches.is_empty() || bytes < bytes_max {
+                let Some(batch) = lease.next(place, columns)? else {
+                    break;
+                };
+                bytes += batch.memory_bytes();
+                batches.push(batch);
+            }
+            let (next, at_end) = lease.seen();
+            let all_of_ours = next > self.last_of_ours(place);
+            if !batches.is_empty() && bytes >= bytes_max || at_end && all_of_ours {
+                return Ok(batches);
+            }
+            let end = match asked {
+                Some(end) => end,
+                None => *asked.insert(self.bounds(place).await?.1),
+            };
+            // A record is followed by the mark of its transaction, so the last one before the end isn't a record.
+            if next + 1 >= end {
+                return Ok(batches);
+            }
+            lease.more().await;
+        }
+    }
+
+    /// The last record that this process knows to have written.
+    fn last_of_ours(&self, place: Place<'_>) -> i64 {
+        let ends = self.ends.lock();
+        let key = (place.topic.id, place.partition.clone());
+        ends.get(&key).map_or(-1, |end| end.last)
+    }
+
+    /// The offset after the last batch that is there.
+    async fn end(&self, place: Place<'_>, low: i64, high: i64) -> Result<Offset> {
+        let key = (place.topic.id, place.partition.clone());
+        let known = self.ends.lock().get(&key).copied();
+        let start = base_of(low);
+        if let Some(end) = known
+            && high <= end.looked
+        {
+            return Ok(end.next.max(start));
+        }
+        let mut back = 2;
+        loop {
+            let from = low.max(high - back);
+            let mut at = base_of(from);
+            let mut last = None;
+            loop {
+                let batches = self.read_at(place, at, usize::MAX, Some(&[])).await?;
+                let Some(batch) = batches.last() else {
+                    break;
+                };
+                at = batch.next();
+                last = Some(batch.base);
+            }
+            if let Some(base) = last {
+                let end = End {
+                    last: record_of(base),
+                    next: at,
+                    looked: high,
+                };
+                self.ends.lock().insert(key, end);
+                return Ok(at);
+            }
+            if from == low {
+                return Ok(start);
+            }
+            back *= 16;
+        }
+    }
+}
+
+/// Notes where batches have come to stand, and answers their first offsets.
+fn note(ends: &Mutex<HashMap<(i64, TopicPartition), End>>, written: &[Written], placed: &[i64]) -> Vec<Offset> {
+    let mut ends = ends.lock();
+    let note = |written: &Written| {
+        let last = placed[written.last];
+        let end = End {
+            last,
+            next: base_of(last) + written.rows.max(1) as u64,
+            // Its transaction's mark.
+            looked: last + 2,
+        };
+        let known = ends.entry((written.topic.id, written.partition.clone())).or_insert(end);
+        if known.last < last {
+            *known = end;
+        }
+        base_of(placed[written.first])
+    };
+    written.iter().map(note).collect()
+}
+
+const PROCESS_TABLE: &str = "process";
+
+/// What this directory's process is called: the same after a restart, so that it takes over from itself.
+async fn process_id(copies: &EmbeddedLog, clock: &dyn Clock) -> Result<String> {
+    let key = Bytes::from_static(b"id");
+    let table = copies.state(PROCESS_TABLE).await?;
+    if let Some(id) = table.get(&key)? {
+        return Ok(String::from_utf8_lossy(&id).into_owned());
+    }
+    let id = format!("{:x}-{:x}", clock.now(), std::process::id());
+    let claim = copies.claim(PROCESS_TABLE).await?;
+    let write = crate::StateWrite {
+        table: PROCESS_TABLE.into(),
+        entries: [(key, Some(Bytes::from(id.clone())))].into(),
+    };
+    let commit = Commit {
+        state: vec![write],
+        ..Commit::default()
+    };
+    copies.commit(&claim, commit).await?;
+    Ok(id)
+}
+
+fn prefixed(first: u8, rest: &[u8]) -> Bytes {
+    let mut key = Vec::with_capacity(1 + rest.len());
+    key.push(first);
+    key.extend_from_slice(rest);
+    key.into()
+}
+
+#[async_trait]
+impl Log for KafkaLog {
+    async fn create_topic(&self, spec: TopicSpec) -> Result<Topic> {
+        check_spec(&spec)?;
+        let name: Arc<str> = spec.name.as_str().into();
+        let kafka = self.names.topic(&name);
+        match self.known(&name) {
+            Ok(there) => {
+                let wanted = reconcile(&there.spec, spec.clone())?;
+                if wanted == there.spec {
+                    return Ok(Topic { spec: wanted, bytes: 0 });
+                }
+                self.clients.alter_topic(&kafka, &wanted.cleanup).await?;
+            }
+            Err(_) => {
+                if !self
+                    .clients
+                    .create_topic(&kafka, spec.partitions, &spec.cleanup)
+                    .await?
+                {
+                    // Somebody else is making it, or had not finished deleting it.
+                    let mut changes = self.followed().changes();
+                    let made = changes.wait_for(|_| self.known(&name).is_ok());
+                    if tokio::time::timeout(MADE_TIME_MAX, made).await.is_err() {
+                        self.clients.delete_topic(&kafka).await?;
+                        self.clients
+                            .create_topic(&kafka, spec.partitions, &spec.cleanup)
+                            .await?;
+                    }
+                }
+            }
+        }
+        let definition = stored::encode(&spec, 0)?;
+        self.register(&Event::TopicMade(name.to_string()), Some(definition.into()))
+            .await?;
+        let made = self.known(&name)?;
+        let spec = reconcile(&made.spec, spec)?;
+        Ok(Topic { spec, bytes: 0 })
+    }
+
+    async fn delete_topic(&self, name: &str) -> Result<()> {
+        let Ok(topic) = self.known(name) else {
+            return Ok(());
+        };
+        self.register(&Event::TopicDeleted(name.into()), None).await?;
+        self.readers.forget(topic.id);
+        self.clients.delete_topic(&topic.kafka).await
+    }
+
+    async fn topic(&self, name: &str) -> Result<Option<Topic>> {
+        let spec = self.known(name).ok().map(|topic| topic.spec.clone());
+        Ok(spec.map(|spec| Topic { spec, bytes: 0 }))
+    }
+
+    async fn topics(&self) -> Result<Vec<Topic>> {
+        let registry = self.followed().registry.read();
+        let topic = |topic: &Arc<KnownTopic>| Topic {
+            spec: topic.spec.clone(),
+            bytes: 0,
+        };
+        Ok(registry.topics.values().map(topic).collect())
+    }
+
+    async fn offsets(&self, partition: &TopicPartition) -> Result<Range<Offset>> {
+        let topic = self.known_partition(partition)?;
+        let place = Place {
+            topic: &topic,
+            partition,
+        };
+        let (low, high) = self.bounds(place).await?;
+        Ok(base_of(low)..self.end(place, low, high).await?)
+    }
+
+    async fn offset_at(&self, partition: &TopicPartition, time: Micros) -> Result<Offset> {
+        let topic = self.known_partition(partition)?;
+        let place = Place {
+            topic: &topic,
+            partition,
+        };
+        let mut list = TopicPartitionList::new();
+        let number = i32::try_from(partition.partition).unwrap_or(i32::MAX);
+        list.add_partition_offset(&topic.kafka, number, KafkaOffset::Offset(time.div_euclid(1000).max(0)))?;
+        let asking = self.asking.clone();
+        let found = blocking(move || Ok(asking.offsets_for_times(list, ANSWER_TIME_MAX)?)).await?;
+        let found = found.elements().first().map(|element| element.offset());
+        if let Some(KafkaOffset::Offset(record)) = found {
+            // It may be the mark of a transaction, which has the broker's time.
+            let mut at = base_of(record);
+            while let Some(batch) = self.read_at(place, at, 0, Some(&[])).await?.first() {
+                if batch.appended.div_euclid(1000) >= time.div_euclid(1000) {
+                    return Ok(batch.base);
+                }
+                at = batch.next();
+            }
+        }
+        Ok(self.offsets(partition).await?.end)
+    }
+
+    async fn trim(&self, partition: &TopicPartition, before: Offset) -> Result<()> {
+        let topic = self.known_partition(partition)?;
+        check_trim(&topic.spec)?;
+        let place = Place {
+            topic: &topic,
+            partition,
+        };
+        let (low, high) = self.bounds(place).await?;
+        let mut record = record_of(before).min(high);
+        if record < high && base_of(record) < before {
+            // Whether the batch lies before the offset as a whole.
+            let batches = self.read_at(place, base_of(record), 0, Some(&[])).await?;
+            let whole = batches
+                .first()
+                .is_some_and(|batch| record_of(batch.base) > record || batch.next() <= before);
+            record += i64::from(whole);
+        }
+        if record <= low {
+            return Ok(());
+        }
+        let partition = partition.partition;
+        self.clients.delete_records(&topic.kafka, partition, record).await
+    }
+
+    async fn append(&self, batches: Vec<Produced>) -> Result<Vec<Offset>> {
+        let mut records = Vec::with_capacity(batches.len());
+        let written = self.records(&batches, &mut records)?;
+        let placed = self.appender.append(records).await?;
+        Ok(note(&self.ends, &written, &placed))
+    }
+
+    async fn read(
+        &self,
+        partition: &TopicPartition,
+        from: Offset,
+        bytes_max: usize,
+        columns: Option<&[usize]>,
+    ) -> Result<Vec<LoggedBatch>> {
+        let topic = self.known_partition(partition)?;
+        rows::check_columns(&topic.spec.schema, columns)?;
+        let place = Place {
+            topic: &topic,
+            partition,
+        };
+        self.read_at(place, from, bytes_max, columns).await
+    }
+
+    async fn wait(&self, partition: &TopicPartition, from: Offset) -> Result<()> {
+        let topic = self.known_partition(partition)?;
+        let place = Place {
+            topic: &topic,
+            partition,
+        };
+        let mut lease = self.readers.at(place, from)?;
+        loop {
+            if lease.is_ahead(place)? {
+                return Ok(());
+            }
+            if self.known_partition(partition)?.id != topic.id {
+                return Err(Error::UnknownTopic(partition.topic.to_string()));
+            }
+            lease.more().await;
+        }
+    }
+
+    async fn claim(&self, owner: &str) -> Result<Claim> {
+        let name: Arc<str> = owner.into();
+        let (clients, id) = (self.clients.clone(), self.names.owner(owner));
+        let record = self.record(
+            &self.names.owners(),
+            prefixed(BARRIER, owner.as_bytes()),
+            Some(Bytes::new()),
+        );
+        let claimed = blocking(move || {
+            let transactions = Transactions::open(&clients, &id)?;
+            let placed = transactions.write(&[record]).map_err(Failure::into_error)?;
+            Ok((transactions, placed[0]))
+        });
+        let (transactions, place) = claimed.await?;
+        // What this owner had committed was committed before.
+        self.followed().wait(&self.names.owners(), place).await?;
+        let consumed: HashMap<TopicPartition, Consumed> = {
+            let owners = self.followed().owners.read();
+            let still_there =
+                |consumed: &&Consumed| self.known(&consumed.topic).is_ok_and(|topic| topic.id == consumed.id);
+            let by_partition = |consumed: &Consumed| {
+                (
+                    TopicPartition::new(consumed.topic.as_str(), consumed.partition),
+                    consumed.clone(),
+                )
+            };
+            let consumed = owners.get(owner.as_bytes());
+            consumed
+                .into_iter()
+                .flatten()
+                .filter(still_there)
+                .map(by_partition)
+                .collect()
+        };
+        let claim = Claim {
+            owner: name.clone(),
+            token: u64::try_from(place).unwrap_or(0),
+            consumed: consumed
+                .iter()
+                .map(|(partition, consumed)| (partition.clone(), consumed.offset))
+                .collect(),
+        };
+        let owner = Arc::new(Owner {
+            token: claim.token,
+            transactions,
+            consumed: Mutex::new(consumed),
+            turn: tokio::sync::Mutex::default(),
+        });
+        self.owners.lock().insert(name, owner);
+        Ok(claim)
+    }
+
+    async fn commit(&self, claim: &Claim, commit: Commit) -> Result<Vec<Offset>> {
+        let fenced = || Error::Fenced {
+            owner: claim.owner.to_string(),
+        };
+        let owner = self.owners.lock().get(&claim.owner).cloned();
+        let owner = owner.filter(|owner| owner.token == claim.token).ok_or_else(fenced)?;
+        let _turn = owner.turn.lock().await;
+        let mut records = Vec::new();
+        let written = self.records(&commit.produced, &mut records)?;
+        let mut states = Vec::new();
+        for write in &commit.state {
+            let table = self.table(&write.table).await?;
+            for (key, value) in write.entries.iter() {
+                records.push(self.record(&table.kafka, prefixed(ENTRY, key), value.clone()));
+            }
+            if !write.entries.is_empty() {
+                states.push((table, records.len() - 1));
+            }
+        }
+        let mut consumed = owner.consumed.lock().clone();
+        for (partition, offset) in &commit.consumed {
+            let entry = Consumed {
+                topic: partition.topic.to_string(),
+                id: self.known(&partition.topic).map_or(-1, |topic| topic.id),
+                partition: partition.partition,
+                offset: *offset,
+            };
+            consumed.insert(partition.clone(), entry);
+        }
+        if !commit.consumed.is_empty() {
+            let all: Vec<_> = consumed.values().collect();
+            let value = serde_json::to_vec(&all).map_err(|error| Error::Kafka(error.to_string()))?;
+            let key = prefixed(ENTRY, claim.owner.as_bytes());
+            records.push(self.record(&self.names.owners(), key, Some(value.into())));
+        }
+        let (writer, ends) = (owner.clone(), self.ends.clone());
+        let write = move || {
+            let placed = writer.transactions.write(&records);
+            Ok(placed.map(|placed| {
+                // Also where nobody waits for it any more.
+                *writer.consumed.lock() = consumed;
+                let offsets = note(&ends, &written, &placed);
+                (placed, offsets)
+            }))
+        };
+        let (placed, offsets) = match blocking(write).await? {
+            Ok(done) => done,
+            Err(Failure::Aborted(error)) => return Err(error),
+            Err(Failure::Broken(error)) => return Err(self.why_broken(claim, &error).await?),
+        };
+        for (table, last) in states {
+            if self.followed().is_open(&table) {
+                self.followed().wait(&table.kafka, placed[last]).await?;
+            }
+        }
+        Ok(offsets)
+    }
+
+    async fn release(&self, owner: &str) -> Result<()> {
+        self.owners.lock().remove(owner);
+        let (clients, id) = (self.clients.clone(), self.names.owner(owner));
+        let record = self.record(&self.names.owners(), prefixed(ENTRY, owner.as_bytes()), None);
+        let forgotten = blocking(move || {
+            let transactions = Transactions::open(&clients, &id)?;
+            transactions.write(&[record]).map_err(Failure::into_error)
+        });
+        let placed = forgotten.await?;
+        self.followed().wait(&self.names.owners(), placed[0]).await
+    }
+
+    async fn state(&self, table: &str) -> Result<Arc<dyn StateTable>> {
+        let table = self.table(table).await?;
+        let copy = self.followed().open_table(&table).await?;
+        self.barrier(&table.kafka).await?;
+        Ok(copy)
+    }
+
+    async fn delete_state(&self, table: &str) -> Result<()> {
+        let known = self.followed().registry.read().tables.get(table).cloned();
+        let Some(known) = known else {
+            return Ok(());
+        };
+        self.register(&Event::TableDeleted(table.into()), None).await?;
+        self.clients.delete_topic(&known.kafka).await
+    }
+
+    async fn state_tables(&self) -> Result<Vec<String>> {
+        let registry = self.followed().registry.read();
+        Ok(registry.tables.keys().map(|name| name.to_string()).collect())
+    }
+
+    fn bytes_used(&self) -> u64 {
+        self.copies.bytes_used()
+    }
+}

@@ -1,0 +1,209 @@
+//! Connections to the cluster, all made alike.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::{Offset as KafkaOffset, TopicPartitionList};
+
+use crate::error::{Error, Result};
+use crate::kafka::options::KafkaOptions;
+use crate::topic::Cleanup;
+
+/// How long a question to the cluster may take before it is an error.
+pub(super) const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// A process that dies in a transaction keeps others from reading past it for so long; one whose id is taken over, not at all.
+const TRANSACTION_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// A batch can be a single event of the largest size that comes in, and a little around it.
+const RECORD_BYTES_MAX: usize = 32 << 20;
+
+/// What a reader holds that nobody has asked for yet.
+const READ_AHEAD_KIB: usize = 4096;
+
+#[derive(Clone)]
+pub(super) struct Clients {
+    common: ClientConfig,
+    replication: i32,
+}
+
+impl Clients {
+    pub fn new(options: &KafkaOptions) -> Self {
+        let mut common = ClientConfig::new();
+        for (key, value) in &options.security.0 {
+            common.set(key, value);
+        }
+        common
+            .set("bootstrap.servers", &options.brokers)
+            .set("client.id", &options.prefix)
+            .set("message.max.bytes", RECORD_BYTES_MAX.to_string())
+            .set("reconnect.backoff.max.ms", "2000");
+        Self {
+            common,
+            replication: options.replication.map_or(-1, i32::from),
+        }
+    }
+
+    /// A consumer of what is committed, which says where a partition ends.
+    pub fn consumer(&self) -> Result<BaseConsumer> {
+        let mut config = self.common.clone();
+        config
+            .set("group.id", "headwater-readers-are-no-group")
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("enable.partition.eof", "true")
+            .set("isolation.level", "read_committed")
+            .set("auto.offset.reset", "earliest")
+            .set("fetch.wait.max.ms", "100")
+            .set("queued.max.messages.kbytes", READ_AHEAD_KIB.to_string());
+        Ok(config.create()?)
+    }
+
+    /// For producers with this transactional id.
+    pub fn transactional(&self, id: &str) -> ClientConfig {
+        let mut config = self.common.clone();
+        config
+            .set("transactional.id", id)
+            .set("transaction.timeout.ms", TRANSACTION_TIME_MAX.as_millis().to_string())
+            .set("linger.ms", "0")
+            .set("queue.buffering.max.kbytes", "131072")
+            .set("queue.buffering.max.messages", "1000000");
+        config
+    }
+
+    /// Makes the topic; false where the cluster has it already.
+    pub async fn create_topic(&self, name: &str, partitions: u32, cleanup: &Cleanup) -> Result<bool> {
+        let properties = properties(cleanup);
+        let partitions = i32::try_from(partitions).unwrap_or(i32::MAX);
+        let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(self.replication));
+        for (key, value) in &properties {
+            topic = topic.set(key, value);
+        }
+        let created = self.admin()?.create_topics([&topic], &answered()).await?;
+        match created.into_iter().next() {
+            Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => Ok(false),
+            Some(Err((name, code))) => Err(Error::Kafka(format!("topic '{name}' can't be made: {code}"))),
+            Some(Ok(_)) | None => Ok(true),
+        }
+    }
+
+    /// Takes over what retention has become.
+    pub async fn alter_topic(&self, name: &str, cleanup: &Cleanup) -> Result<()> {
+        let properties = properties(cleanup);
+        let mut altered = AlterConfig::new(ResourceSpecifier::Topic(name));
+        for (key, value) in &properties {
+            altered = altered.set(key, value);
+        }
+        let answers = self.admin()?.alter_configs([&altered], &answered()).await?;
+        match answers.into_iter().next() {
+            Some(Err((_, code))) => Err(Error::Kafka(format!(
+                "the retention of topic '{name}' can't be changed: {code}"
+            ))),
+            Some(Ok(_)) | None => Ok(()),
+        }
+    }
+
+    /// Deletes the topic and waits until it is gone.
+    pub async fn delete_topic(&self, name: &str) -> Result<()> {
+        let answers = self.admin()?.delete_topics(&[name], &answered()).await?;
+        match answers.into_iter().next() {
+            Some(Err((_, RDKafkaErrorCode::UnknownTopicOrPartition))) | Some(Ok(_)) | None => {}
+            Some(Err((_, code))) => return Err(Error::Kafka(format!("topic '{name}' can't be deleted: {code}"))),
+        }
+        for _ in 0..100 {
+            if !self.exists(name).await? {
+                return Ok(());
+            }
+            pause(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+
+    /// Removes the records before this one.
+    pub async fn delete_records(&self, topic: &str, partition: u32, before: i64) -> Result<()> {
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(topic, partition as i32, KafkaOffset::Offset(before))?;
+        let answers = self.admin()?.delete_records(&list, &answered()).await?;
+        for element in answers.elements() {
+            match element.error() {
+                // Somebody has deleted more already.
+                Ok(()) | Err(KafkaError::OffsetFetch(RDKafkaErrorCode::OffsetOutOfRange)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the cluster has the topic.
+    async fn exists(&self, name: &str) -> Result<bool> {
+        let (consumer, name) = (self.consumer()?, name.to_owned());
+        blocking(move || {
+            let metadata = consumer.fetch_metadata(Some(&name), ANSWER_TIME_MAX)?;
+            let topic = metadata.topics().iter().find(|topic| topic.name() == name);
+            Ok(topic.is_some_and(|topic| topic.error().is_none()))
+        })
+        .await
+    }
+
+    fn admin(&self) -> Result<AdminClient<DefaultClientContext>> {
+        Ok(self.common.create()?)
+    }
+}
+
+fn answered() -> AdminOptions {
+    AdminOptions::new()
+        .request_timeout(Some(ANSWER_TIME_MAX))
+        .operation_timeout(Some(ANSWER_TIME_MAX))
+}
+
+/// What Kafka calls it. All properties each time: those that are left out of a change go back to the brokers' defaults.
+fn properties(cleanup: &Cleanup) -> BTreeMap<&'static str, String> {
+    let for_ever = || "-1".to_owned();
+    let mut properties = BTreeMap::from([
+        ("max.message.bytes", RECORD_BYTES_MAX.to_string()),
+        ("message.timestamp.type", "CreateTime".to_owned()),
+        // Times are those of our clock, whatever the brokers' says.
+        ("message.timestamp.after.max.ms", i64::MAX.to_string()),
+        ("message.timestamp.before.max.ms", i64::MAX.to_string()),
+    ]);
+    match cleanup {
+        Cleanup::Delete {
+            retention_ms,
+            retention_bytes,
+        } => {
+            let or_for_ever = |limit: &Option<u64>| limit.map_or_else(for_ever, |limit| limit.to_string());
+            properties.insert("cleanup.policy", "delete".to_owned());
+            properties.insert("retention.ms", or_for_ever(retention_ms));
+            properties.insert("retention.bytes", or_for_ever(retention_bytes));
+        }
+        Cleanup::Compact { .. } => {
+            properties.insert("cleanup.policy", "compact".to_owned());
+        }
+    }
+    properties
+}
+
+/// Runs what blocks on a thread that may.
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => Err(Error::Kafka(error.to_string())),
+    }
+}
+
+/// The cluster goes by real time, whatever our clock says.
+#[allow(clippy::disallowed_methods, reason = "see above")]
+pub(super) async fn pause(time: Duration) {
+    tokio::time::sleep(time).await;
+}
+
+impl From<KafkaError> for Error {
+    fn from(error: KafkaError) -> Self {
+        Self::Kafka(error.to_string())
+    }
+}

@@ -1,0 +1,106 @@
+//! What things are called on the cluster.
+//!
+//! | on the cluster | what |
+//! |---|---|
+//! | `{prefix}._topics` | every topic and state table that was ever made or deleted, in order |
+//! | `{prefix}._owners` | what each owner has consumed, compacted |
+//! | `{prefix}.{topic}` | the batches of a topic |
+//! | `{prefix}._state.{table}` | the entries of a state table, compacted |
+//!
+//! Kafka allows `a-z A-Z 0-9 . _ -` and 249 characters. Any other byte of a name becomes `_` and two hexadecimal digits (`$catalog` is
+//! `_24catalog`), so that no two names meet, and none meets ours, whose `_` no such digits follow. A name that is too long ends in its hash.
+
+use std::fmt::Write as _;
+
+use xxhash_rust::xxh3::xxh3_128;
+
+const KAFKA_NAME_BYTES_MAX: usize = 249;
+const PREFIX_BYTES_MAX: usize = 60;
+
+use crate::error::{Error, Result};
+
+/// The names that begin with a prefix.
+#[derive(Clone, Debug)]
+pub(super) struct Names {
+    prefix: String,
+}
+
+impl Names {
+    pub fn new(prefix: &str) -> Result<Self> {
+        let fits = (1..=PREFIX_BYTES_MAX).contains(&prefix.len())
+            && prefix
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-'));
+        if !fits {
+            return Err(Error::Invalid(format!(
+                "the prefix of Kafka's topics has 1 to {PREFIX_BYTES_MAX} of a-z A-Z 0-9 . -, '{prefix}' doesn't fit"
+            )));
+        }
+        Ok(Self {
+            prefix: prefix.to_owned(),
+        })
+    }
+
+    pub fn registry(&self) -> String {
+        format!("{}._topics", self.prefix)
+    }
+
+    pub fn owners(&self) -> String {
+        format!("{}._owners", self.prefix)
+    }
+
+    pub fn topic(&self, name: &str) -> String {
+        fitting(format!("{}.", self.prefix), name)
+    }
+
+    pub fn table(&self, name: &str) -> String {
+        fitting(format!("{}._state.", self.prefix), name)
+    }
+
+    /// The transactional id of an owner, which is any text.
+    pub fn owner(&self, owner: &str) -> String {
+        format!("{}/{owner}", self.prefix)
+    }
+
+    /// The transactional id of a process's appends.
+    pub fn appends(&self, process: &str) -> String {
+        format!("{}//{process}", self.prefix)
+    }
+}
+
+fn fitting(mut kafka: String, name: &str) -> String {
+    for byte in name.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-') {
+            kafka.push(char::from(byte));
+        } else {
+            // Writing to a String can't fail.
+            let _ = write!(kafka, "_{byte:02x}");
+        }
+    }
+    if kafka.len() > KAFKA_NAME_BYTES_MAX {
+        let hash = format!("_h{:032x}", xxh3_128(name.as_bytes()));
+        kafka.truncate(KAFKA_NAME_BYTES_MAX - hash.len());
+        kafka.push_str(&hash);
+    }
+    kafka
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_fit_kafka_and_never_meet() {
+        let names = Names::new("headwater").unwrap();
+        assert_eq!(names.topic("clicks-3.changes"), "headwater.clicks-3.changes");
+        assert_eq!(names.topic("$catalog"), "headwater._24catalog");
+        assert_eq!(names.table("a_b"), "headwater._state.a_5fb");
+        assert_ne!(names.topic("_topics"), names.registry());
+        assert_ne!(names.topic("_state.a"), names.table("a"));
+        let long = |last: &str| names.topic(&("ü".repeat(300) + last));
+        assert!(long("a").len() <= KAFKA_NAME_BYTES_MAX && long("a") != long("b"));
+        for bad in ["", "a b", "_x", &"x".repeat(61)] {
+            assert!(Names::new(bad).is_err(), "{bad}");
+        }
+    }
+}

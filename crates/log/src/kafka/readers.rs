@@ -1,0 +1,298 @@
+//! Reading: whoever reads on where somebody stopped gets the reader that has already fetched what comes next.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use headwater_event::clock::Clock;
+use headwater_event::offset::{Offset, TopicPartition};
+use parking_lot::{Condvar, Mutex};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::Message;
+use rdkafka::{Offset as KafkaOffset, TopicPartitionList};
+use tokio::sync::Notify;
+
+use crate::LoggedBatch;
+use crate::error::{Error, Result};
+use crate::kafka::clients::Clients;
+use crate::kafka::records::{base_of, decode, record_of};
+use crate::kafka::registry::KnownTopic;
+use crate::rows::skip_to;
+
+/// What a reader has fetched that nobody has asked for, beyond what the client itself holds.
+const AHEAD_BYTES_MAX: usize = 4 << 20;
+
+/// Readers that nobody uses.
+const IDLE_PER_PARTITION_MAX: usize = 4;
+const IDLE_TIME_MAX: Duration = Duration::from_secs(60);
+
+const POLL_TIME: Duration = Duration::from_millis(100);
+
+pub(super) struct Readers {
+    clients: Clients,
+    clock: Arc<dyn Clock>,
+    idle: Mutex<HashMap<(i64, TopicPartition), Vec<Reader>>>,
+}
+
+/// A partition of a topic that is there.
+#[derive(Clone, Copy)]
+pub(super) struct Place<'a> {
+    pub topic: &'a KnownTopic,
+    pub partition: &'a TopicPartition,
+}
+
+impl Readers {
+    pub fn new(clients: Clients, clock: Arc<dyn Clock>) -> Self {
+        Self {
+            clients,
+            clock,
+            idle: Mutex::default(),
+        }
+    }
+
+    /// A reader that stands at `from`. It comes back when it is dropped.
+    pub fn at(&self, place: Place<'_>, from: Offset) -> Result<Lease<'_>> {
+        let key = (place.topic.id, place.partition.clone());
+        let mut idle = self.idle.lock();
+        let now = self.clock.elapsed();
+        idle.retain(|_, readers| {
+            readers.retain(|reader| now.saturating_sub(reader.used) < IDLE_TIME_MAX);
+            !readers.is_empty()
+        });
+        let standing = idle.get_mut(&key).and_then(|readers| {
+            let at = readers.iter().position(|reader| reader.position == from)?;
+            Some(readers.swap_remove(at))
+        });
+        drop(idle);
+        let reader = match standing {
+            Some(reader) => reader,
+            None => Reader::open(&self.clients, place, from)?,
+        };
+        Ok(Lease {
+            readers: self,
+            key,
+            reader: Some(reader),
+        })
+    }
+
+    /// Lets go of all that read a topic.
+    pub fn forget(&self, topic: i64) {
+        self.idle.lock().retain(|(id, _), _| *id != topic);
+    }
+}
+
+/// A reader, for as long as it is used.
+pub(super) struct Lease<'a> {
+    readers: &'a Readers,
+    key: (i64, TopicPartition),
+    reader: Option<Reader>,
+}
+
+impl Drop for Lease<'_> {
+    fn drop(&mut self) {
+        if let Some(mut reader) = self.reader.take() {
+            reader.used = self.readers.clock.elapsed();
+            let mut idle = self.readers.idle.lock();
+            let readers = idle.entry(self.key.clone()).or_default();
+            if readers.len() >= IDLE_PER_PARTITION_MAX {
+                // The one that was used longest ago is the first.
+                readers.sort_by_key(|reader| reader.used);
+                readers.remove(0);
+            }
+            readers.push(reader);
+        }
+    }
+}
+
+impl Lease<'_> {
+    fn reader(&mut self) -> &mut Reader {
+        // It is taken only when the lease is dropped.
+        #[allow(clippy::expect_used, reason = "taken in drop alone")]
+        self.reader.as_mut().expect("a lease has its reader")
+    }
+
+    /// The next batch that was fetched already.
+    pub fn next(&mut self, place: Place<'_>, columns: Option<&[usize]>) -> Result<Option<LoggedBatch>> {
+        let reader = self.reader();
+        loop {
+            let Some(fetched) = reader.ahead.pop() else {
+                return Ok(None);
+            };
+            let batch = fetched.decode(place, columns)?;
+            if batch.next() <= reader.position {
+                continue;
+            }
+            reader.position = batch.next();
+            return Ok(Some(skip_to(batch, reader.start)));
+        }
+    }
+
+    /// The record that comes next, and whether the cluster has said that there was none when it was last asked.
+    pub fn seen(&mut self) -> (i64, bool) {
+        let fetched = self.reader().ahead.fetched.lock();
+        (fetched.next, fetched.at_end && fetched.records.is_empty())
+    }
+
+    /// Returns when something was fetched, or may have been.
+    pub async fn more(&mut self) {
+        let ahead = self.reader().ahead.clone();
+        let _ = tokio::time::timeout(POLL_TIME, ahead.more.notified()).await;
+    }
+
+    /// Whether there is a batch that was fetched already.
+    pub fn is_ahead(&mut self, place: Place<'_>) -> Result<bool> {
+        let reader = self.reader();
+        loop {
+            let fetched = reader.ahead.fetched.lock();
+            let Some(record) = fetched.records.front() else {
+                return Ok(false);
+            };
+            if base_of(record.record) >= reader.position {
+                return Ok(true);
+            }
+            let batch = record.decode(place, None)?;
+            drop(fetched);
+            if batch.next() > reader.position {
+                return Ok(true);
+            }
+            reader.ahead.pop();
+        }
+    }
+}
+
+/// One place in a partition, and a thread that fetches what comes after it.
+struct Reader {
+    /// Rows before it aren't wanted.
+    start: Offset,
+    /// What is handed out next.
+    position: Offset,
+    used: Duration,
+    ahead: Arc<Ahead>,
+}
+
+#[derive(Default)]
+struct Ahead {
+    fetched: Mutex<Fetched>,
+    /// Something was fetched.
+    more: Notify,
+    /// Something was taken.
+    room: Condvar,
+}
+
+#[derive(Default)]
+struct Fetched {
+    records: VecDeque<Record>,
+    bytes: usize,
+    /// The record after the last one that was fetched.
+    next: i64,
+    at_end: bool,
+    stop: bool,
+}
+
+struct Record {
+    record: i64,
+    time: Option<i64>,
+    key: Option<Bytes>,
+    value: Option<Bytes>,
+}
+
+impl Record {
+    fn decode(&self, place: Place<'_>, columns: Option<&[usize]>) -> Result<LoggedBatch> {
+        let (key, value) = (self.key.as_deref(), self.value.as_deref());
+        let batch = decode(&place.topic.spec, self.record, self.time, key, value, columns);
+        batch.map_err(|what| Error::Damaged {
+            partition: place.partition.clone(),
+            base: base_of(self.record),
+            next: base_of(self.record + 1),
+            what,
+        })
+    }
+
+    fn bytes(&self) -> usize {
+        self.value.as_ref().map_or(0, Bytes::len) + 64
+    }
+}
+
+impl Reader {
+    fn open(clients: &Clients, place: Place<'_>, from: Offset) -> Result<Self> {
+        let consumer = clients.consumer()?;
+        let first = record_of(from);
+        let mut list = TopicPartitionList::new();
+        let partition = i32::try_from(place.partition.partition).unwrap_or(i32::MAX);
+        list.add_partition_offset(&place.topic.kafka, partition, KafkaOffset::Offset(first))?;
+        consumer.assign(&list)?;
+        let ahead = Arc::new(Ahead::default());
+        ahead.fetched.lock().next = first;
+        let fetches = ahead.clone();
+        let thread = std::thread::Builder::new().name("log-reader".to_owned());
+        let spawned = thread.spawn(move || fetches.run(&consumer));
+        spawned.map_err(|error| Error::Kafka(format!("no thread: {error}")))?;
+        Ok(Self {
+            start: from,
+            position: from,
+            used: Duration::ZERO,
+            ahead,
+        })
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.ahead.fetched.lock().stop = true;
+        self.ahead.room.notify_all();
+    }
+}
+
+impl Ahead {
+    /// Fetches until the reader is dropped. The thread isn't waited for: closing a consumer takes its time.
+    fn run(&self, consumer: &BaseConsumer) {
+        loop {
+            let polled = consumer.poll(POLL_TIME);
+            let mut fetched = self.fetched.lock();
+            match polled {
+                None => {}
+                Some(Ok(message)) => {
+                    let record = Record {
+                        record: message.offset(),
+                        time: message.timestamp().to_millis(),
+                        key: message.key().map(Bytes::copy_from_slice),
+                        value: message.payload().map(Bytes::copy_from_slice),
+                    };
+                    fetched.next = record.record + 1;
+                    fetched.bytes += record.bytes();
+                    fetched.at_end = false;
+                    fetched.records.push_back(record);
+                    self.more.notify_one();
+                }
+                Some(Err(KafkaError::PartitionEOF(_))) => {
+                    fetched.at_end = true;
+                    self.more.notify_one();
+                }
+                Some(Err(error)) => {
+                    let gone = error.rdkafka_error_code() == Some(RDKafkaErrorCode::UnknownTopicOrPartition);
+                    if !gone {
+                        tracing::warn!(%error, "reading from Kafka");
+                    }
+                }
+            }
+            while fetched.bytes >= AHEAD_BYTES_MAX && !fetched.stop {
+                self.room.wait(&mut fetched);
+            }
+            if fetched.stop {
+                return;
+            }
+        }
+    }
+
+    fn pop(&self) -> Option<Record> {
+        let mut fetched = self.fetched.lock();
+        let record = fetched.records.pop_front();
+        if let Some(record) = &record {
+            fetched.bytes -= record.bytes();
+            self.room.notify_all();
+        }
+        record
+    }
+}

@@ -1,0 +1,142 @@
+//! Writing: everything that is written, is written in a transaction of somebody with an id.
+
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use rdkafka::ClientContext;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{DeliveryResult, Message};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
+
+use crate::error::{Error, Result};
+use crate::kafka::clients::{ANSWER_TIME_MAX, Clients};
+use crate::kafka::records::Record;
+
+/// How long to look for answers before looking whether all are there.
+const POLL_TIME: Duration = Duration::from_millis(1);
+
+/// The right to write under a transactional id, until somebody else takes it over.
+pub(super) struct Transactions {
+    id: String,
+    /// Transactions of one id come one after another.
+    producer: Mutex<BaseProducer<Deliveries>>,
+}
+
+/// Where the records of the present transaction have come to stand, by their number in it.
+#[derive(Default)]
+struct Deliveries {
+    placed: Mutex<Vec<(usize, Result<i64, RDKafkaErrorCode>)>>,
+}
+
+impl ClientContext for Deliveries {}
+
+impl ProducerContext for Deliveries {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, delivered: &DeliveryResult<'_>, number: usize) {
+        let placed = match delivered {
+            Ok(message) => Ok(message.offset()),
+            Err((error, _)) => Err(error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail)),
+        };
+        self.placed.lock().push((number, placed));
+    }
+}
+
+/// What became of a transaction.
+pub(super) enum Failure {
+    /// Nothing of it is visible, and the next one may succeed.
+    Aborted(Error),
+    /// Nothing of it is visible, and this producer is of no more use.
+    Broken(Error),
+}
+
+impl Failure {
+    pub fn into_error(self) -> Error {
+        match self {
+            Self::Aborted(error) | Self::Broken(error) => error,
+        }
+    }
+}
+
+impl Transactions {
+    /// Takes the id over: what its former holder had not committed is gone, and it can write nothing more.
+    pub fn open(clients: &Clients, id: &str) -> Result<Self> {
+        let config = clients.transactional(id);
+        let producer: BaseProducer<Deliveries> = config.create_with_context(Deliveries::default())?;
+        producer
+            .init_transactions(ANSWER_TIME_MAX * 3)
+            .map_err(|error| Error::Kafka(format!("no transactions for '{id}': {error}")))?;
+        Ok(Self {
+            id: id.to_owned(),
+            producer: Mutex::new(producer),
+        })
+    }
+
+    /// Writes all records or none, and answers where each stands. Blocks until the cluster has decided.
+    pub fn write(&self, records: &[Record]) -> Result<Vec<i64>, Failure> {
+        let producer = self.producer.lock();
+        producer.context().placed.lock().clear();
+        producer.begin_transaction().map_err(|error| self.broken(&error))?;
+        match self.produce(&producer, records) {
+            Ok(offsets) => {
+                self.commit(&producer)?;
+                Ok(offsets)
+            }
+            Err(error) => Err(self.abort(&producer, error)),
+        }
+    }
+
+    fn produce(&self, producer: &BaseProducer<Deliveries>, records: &[Record]) -> Result<Vec<i64>, KafkaError> {
+        for (number, record) in records.iter().enumerate() {
+            let mut message = BaseRecord::<[u8], [u8], usize>::with_opaque_to(&record.topic, number)
+                .partition(i32::try_from(record.partition).unwrap_or(i32::MAX))
+                .timestamp(record.time.div_euclid(1000));
+            message.key = record.key.as_deref();
+            message.payload = record.value.as_deref();
+            while let Err((error, returned)) = producer.send(message) {
+                if error.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull) {
+                    return Err(error);
+                }
+                message = returned;
+                producer.poll(POLL_TIME);
+            }
+        }
+        while producer.in_flight_count() > 0 {
+            producer.poll(POLL_TIME);
+        }
+        producer.poll(Duration::ZERO);
+        let mut offsets = vec![-1; records.len()];
+        for (number, placed) in producer.context().placed.lock().drain(..) {
+            offsets[number] = placed.map_err(KafkaError::MessageProduction)?;
+        }
+        Ok(offsets)
+    }
+
+    /// Asks again until there is an answer: whether it is committed is known only then.
+    fn commit(&self, producer: &BaseProducer<Deliveries>) -> Result<(), Failure> {
+        loop {
+            match producer.commit_transaction(ANSWER_TIME_MAX) {
+                Ok(()) => return Ok(()),
+                Err(KafkaError::Transaction(error)) if error.is_retriable() => {
+                    tracing::warn!(id = self.id, %error, "Kafka hasn't answered a commit, asking again");
+                }
+                Err(error) => return Err(self.abort(producer, error)),
+            }
+        }
+    }
+
+    fn abort(&self, producer: &BaseProducer<Deliveries>, cause: KafkaError) -> Failure {
+        let fatal = matches!(&cause, KafkaError::Transaction(error) if error.is_fatal());
+        if fatal {
+            return self.broken(&cause);
+        }
+        match producer.abort_transaction(ANSWER_TIME_MAX) {
+            Ok(()) => Failure::Aborted(cause.into()),
+            Err(error) => self.broken(&error),
+        }
+    }
+
+    fn broken(&self, error: &KafkaError) -> Failure {
+        Failure::Broken(Error::Kafka(format!("transactions of '{}': {error}", self.id)))
+    }
+}

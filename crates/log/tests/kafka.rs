@@ -1,0 +1,212 @@
+//! The log on Kafka against the suite of all back ends, on a real broker, and what it promises beyond it.
+
+#![allow(clippy::unwrap_used, reason = "a test ends where it can't go on")]
+
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::{AsArray, Int64Array, RecordBatch};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema};
+use bytes::Bytes;
+use headwater_event::clock::{Clock, ManualClock, SystemClock};
+use headwater_event::offset::TopicPartition;
+use headwater_log::conformance::{self, Backend};
+use headwater_log::embedded::options::EmbeddedOptions;
+use headwater_log::error::{Error, Kind, Result};
+use headwater_log::kafka::KafkaLog;
+use headwater_log::kafka::options::KafkaOptions;
+use headwater_log::topic::{Cleanup, TopicSpec};
+use headwater_log::{Commit, Log, Produced, StateWrite};
+use headwater_test_servers::kafka;
+
+struct OnKafka {
+    brokers: String,
+    folder: tempfile::TempDir,
+    clock: Arc<ManualClock>,
+}
+
+impl Backend for OnKafka {
+    type Log = KafkaLog;
+
+    const DURABLE: bool = true;
+    const SWEEPS: bool = false;
+
+    fn clock(&self) -> &ManualClock {
+        &self.clock
+    }
+
+    fn open(&self, storage: &str) -> Result<Arc<KafkaLog>> {
+        let mut copies = EmbeddedOptions::new(self.folder.path().join(storage));
+        copies.disk_free_bytes_min = 0;
+        copies.write_buffer_bytes = 4 << 20;
+        KafkaLog::open(KafkaOptions::new(&self.brokers, storage, copies), self.clock.clone())
+    }
+
+    async fn sweep(_: &KafkaLog) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn conforms() {
+    let Some(broker) = kafka::shared() else {
+        return;
+    };
+    let backend = OnKafka {
+        brokers: broker.brokers.clone(),
+        folder: tempfile::tempdir().unwrap(),
+        // The brokers put their own time on the marks of transactions.
+        clock: ManualClock::new(SystemClock::new().now()),
+    };
+    conformance::run(&backend).await.unwrap();
+}
+
+/// A log of its own for each process; `directory` has the process's copies.
+fn open(broker: &kafka::Kafka, prefix: &str, directory: &Path) -> Arc<KafkaLog> {
+    let mut copies = EmbeddedOptions::new(directory);
+    copies.disk_free_bytes_min = 0;
+    copies.write_buffer_bytes = 4 << 20;
+    KafkaLog::open(KafkaOptions::new(&broker.brokers, prefix, copies), SystemClock::new()).unwrap()
+}
+
+fn spec() -> TopicSpec {
+    TopicSpec {
+        name: "numbers".to_owned(),
+        schema: Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, false)])),
+        partitions: 2,
+        cleanup: Cleanup::Delete {
+            retention_ms: None,
+            retention_bytes: None,
+        },
+    }
+}
+
+fn numbers(partition: u32, numbers: Range<i64>) -> Produced {
+    let column = Arc::new(Int64Array::from_iter_values(numbers));
+    Produced {
+        partition: TopicPartition::new("numbers", partition),
+        rows: RecordBatch::try_new(spec().schema, vec![column]).unwrap(),
+        progress: None,
+    }
+}
+
+/// Commits a number to partition 0, the same to the state, and that everything before was consumed.
+fn commit(number: i64) -> Commit {
+    Commit {
+        consumed: vec![(TopicPartition::new("numbers", 1), number as u64)],
+        produced: vec![numbers(0, number..number + 1)],
+        state: vec![StateWrite {
+            table: "last".into(),
+            entries: [(Bytes::from_static(b"n"), Some(Bytes::from(number.to_string())))].into(),
+        }],
+    }
+}
+
+async fn all(log: &dyn Log, partition: u32) -> Vec<i64> {
+    let partition = TopicPartition::new("numbers", partition);
+    let (mut numbers, mut at) = (Vec::new(), 0);
+    loop {
+        let read = log.read(&partition, at, 1 << 20, None).await.unwrap();
+        let Some(last) = read.last() else {
+            return numbers;
+        };
+        at = last.next();
+        for batch in read {
+            numbers.extend(batch.rows.column(0).as_primitive::<Int64Type>().values());
+        }
+    }
+}
+
+async fn last(log: &dyn Log) -> Option<Bytes> {
+    log.state("last").await.unwrap().get(b"n").unwrap()
+}
+
+/// Processes see what the others make and commit; work that is taken over goes on where it was, with the state that was left, and
+/// whoever had it can't commit any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn processes_share_a_log() {
+    let Some(broker) = kafka::shared() else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let first = open(broker, "shared", &folder.path().join("first"));
+    first.create_topic(spec()).await.unwrap();
+    let second = open(broker, "shared", &folder.path().join("second"));
+    assert_eq!(second.topic("numbers").await.unwrap().unwrap().spec, spec());
+    let mut other = spec();
+    other.partitions = 3;
+    assert_eq!(second.create_topic(other).await.unwrap_err().kind(), Kind::Conflict);
+
+    let claimed = first.claim("task").await.unwrap();
+    first.commit(&claimed, commit(7)).await.unwrap();
+    let taken_over = second.claim("task").await.unwrap();
+    assert_eq!(taken_over.consumed, [(TopicPartition::new("numbers", 1), 7)].into());
+    assert_eq!(last(&*second).await.as_deref(), Some(&b"7"[..]));
+    let late = first.commit(&claimed, commit(8)).await;
+    assert!(matches!(late, Err(Error::Fenced { .. })), "{late:?}");
+    second.commit(&taken_over, commit(9)).await.unwrap();
+    assert_eq!(all(&*first, 0).await, [7, 9]);
+    assert_eq!(last(&*first).await.as_deref(), Some(&b"9"[..]));
+
+    first.delete_topic("numbers").await.unwrap();
+    let gone = tokio::time::timeout(Duration::from_secs(10), async {
+        while second.topic("numbers").await.unwrap().is_some() {
+            tokio::task::yield_now().await;
+        }
+    });
+    gone.await.unwrap();
+}
+
+/// A process without its directory reads everything from the cluster.
+#[tokio::test(flavor = "multi_thread")]
+async fn copies_can_be_made_again() {
+    let Some(broker) = kafka::shared() else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let log = open(broker, "copies", &folder.path().join("here"));
+    log.create_topic(spec()).await.unwrap();
+    let claim = log.claim("task").await.unwrap();
+    for number in 0..20 {
+        log.commit(&claim, commit(number)).await.unwrap();
+    }
+    drop(log);
+    let elsewhere = open(broker, "copies", &folder.path().join("elsewhere"));
+    assert_eq!(last(&*elsewhere).await.as_deref(), Some(&b"19"[..]));
+    assert_eq!(all(&*elsewhere, 0).await, (0..20).collect::<Vec<_>>());
+    let claim = elsewhere.claim("task").await.unwrap();
+    assert_eq!(claim.consumed, [(TopicPartition::new("numbers", 1), 19)].into());
+}
+
+/// While the broker is away, nothing that was acknowledged is lost, and what is asked for waits or fails; afterwards all goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_is_killed_comes_back_with_everything() {
+    let Some(mut broker) = tokio::task::block_in_place(kafka::Kafka::start) else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let log = open(&broker, "killed", folder.path());
+    log.create_topic(spec()).await.unwrap();
+    let claim = log.claim("task").await.unwrap();
+    log.commit(&claim, commit(1)).await.unwrap();
+    log.append(vec![numbers(1, 0..10)]).await.unwrap();
+    broker.kill();
+    let (waiting, going_on) = (log.clone(), log.clone());
+    let append = tokio::spawn(async move { waiting.append(vec![numbers(1, 10..20)]).await });
+    tokio::task::block_in_place(|| broker.run());
+    let appended = append.await.unwrap().is_ok();
+    // The claim may have been lost: whoever has the work takes it up again, as the engine does.
+    let mut claim = claim;
+    while going_on.commit(&claim, commit(2)).await.is_err() {
+        claim = going_on.claim("task").await.unwrap();
+    }
+    log.append(vec![numbers(1, 20..30)]).await.unwrap();
+    let expected: Vec<i64> = (0..30)
+        .filter(|number| appended || !(10..20).contains(number))
+        .collect();
+    assert_eq!(all(&*log, 1).await, expected);
+    assert_eq!(all(&*log, 0).await, [1, 2]);
+    assert_eq!(last(&*log).await.as_deref(), Some(&b"2"[..]));
+}

@@ -1,0 +1,167 @@
+//! Apache Kafka, one broker that is its own controller.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use crate::{free_port, listens, missing, spawn, target};
+
+/// How long a broker may take to come up, on a machine that is busy with something else.
+const START_TIME_MAX: Duration = Duration::from_secs(120);
+
+/// A small machine shares its cores with the tests.
+const JAVA_OPTIONS: [&str; 4] = [
+    "-Xmx384m",
+    "-Xshare:auto",
+    "-XX:+UseSerialGC",
+    "-XX:TieredStopAtLevel=1",
+];
+
+/// A running broker.
+#[derive(Debug)]
+pub struct Kafka {
+    /// `host:port`.
+    pub brokers: String,
+    folder: PathBuf,
+    properties: PathBuf,
+    port: u16,
+    child: Option<Child>,
+}
+
+/// The broker that all tests of this process share; `None` where there can't be one.
+pub fn shared() -> Option<&'static Kafka> {
+    static SHARED: OnceLock<Option<Kafka>> = OnceLock::new();
+    let start = || {
+        let (started, broker) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let _ = started.send(Kafka::start());
+            // The broker lives as long as this thread.
+            loop {
+                std::thread::park();
+            }
+        });
+        broker.recv().ok().flatten()
+    };
+    SHARED.get_or_init(start).as_ref()
+}
+
+impl Kafka {
+    /// Starts a broker with nothing in it.
+    ///
+    /// # Panics
+    /// Where it can't be started although everything is there.
+    #[allow(clippy::expect_used, reason = "a test can't go on without it")]
+    pub fn start() -> Option<Self> {
+        let libraries = target().join("kafka");
+        if !libraries.is_dir() {
+            missing("Kafka", "`make kafka` fetches it");
+            return None;
+        }
+        let java = Command::new("java")
+            .arg("-version")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
+        if !java.is_ok_and(|status| status.success()) {
+            missing("Java", "install default-jre-headless");
+            return None;
+        }
+        let folder = tempfile::Builder::new().prefix("headwater-kafka-").tempdir();
+        let folder = folder.expect("a temporary folder").keep();
+        let (port, controller) = (free_port().expect("a port"), free_port().expect("a port"));
+        let properties = folder.join("server.properties");
+        std::fs::write(&properties, configuration(&folder, port, controller)).expect("a file in a temporary folder");
+        let formatted = java_command(&folder)
+            .args([
+                "kafka.tools.StorageTool",
+                "format",
+                "-t",
+                "MkU3OEVBNTcwNTJENDM2Qg",
+                "-c",
+            ])
+            .arg(&properties)
+            .output();
+        let formatted = formatted.expect("java, which was there a moment ago");
+        assert!(
+            formatted.status.success(),
+            "{}",
+            String::from_utf8_lossy(&formatted.stderr)
+        );
+        let mut broker = Self {
+            brokers: format!("127.0.0.1:{port}"),
+            folder,
+            properties,
+            port,
+            child: None,
+        };
+        broker.run();
+        Some(broker)
+    }
+
+    /// Starts the process, on the data that is there.
+    #[allow(clippy::expect_used, reason = "a test can't go on without it")]
+    pub fn run(&mut self) {
+        let mut command = java_command(&self.folder);
+        command.arg("kafka.Kafka").arg(&self.properties);
+        self.child = Some(spawn(&mut command).expect("java, which was there a moment ago"));
+        let log = self.folder.join("output.log");
+        assert!(
+            listens(self.port, START_TIME_MAX),
+            "Kafka doesn't come up, see {}",
+            log.display()
+        );
+    }
+
+    /// Ends the process as `kill -9` does.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            // It may have ended by itself.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+impl Drop for Kafka {
+    fn drop(&mut self) {
+        self.kill();
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+fn java_command(folder: &Path) -> Command {
+    let mut command = Command::new("java");
+    command
+        .args(JAVA_OPTIONS)
+        .arg("-cp")
+        .arg(target().join("kafka").join("*"))
+        .current_dir(folder);
+    command
+}
+
+fn configuration(folder: &Path, port: u16, controller: u16) -> String {
+    let data = folder.join("data");
+    format!(
+        "process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@127.0.0.1:{controller}
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+controller.listener.names=CONTROLLER
+inter.broker.listener.name=PLAINTEXT
+log.dirs={}
+auto.create.topics.enable=false
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=4
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+transaction.state.log.num.partitions=4
+group.initial.rebalance.delay.ms=0
+num.network.threads=2
+num.io.threads=2
+log.cleaner.dedupe.buffer.size=4194304
+",
+        data.display()
+    )
+}
