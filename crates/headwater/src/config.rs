@@ -19,7 +19,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use headwater_log::kafka::options::Security;
+use headwater_log::kafka::connection::Security;
 use headwater_telemetry::logs::Format;
 
 use crate::config::layers::Layers;

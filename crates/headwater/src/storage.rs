@@ -10,7 +10,7 @@ use headwater_log::embedded::options::EmbeddedOptions;
 use headwater_log::error::Error;
 use headwater_log::kafka::KafkaLog;
 use headwater_log::kafka::options::KafkaOptions;
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::config::{Backend, Config, memory};
 use crate::instance::{StartError, as_size};
@@ -36,11 +36,12 @@ impl Storage {
                     .map_err(StartError::Log)
             }
             Backend::Kafka => loop {
+                info!(brokers = config.log.brokers.join(","), "opening the log on Kafka");
                 let (options, for_log) = (kafka_options(config), Arc::clone(clock));
                 match opened(move || KafkaLog::open(options, for_log)).await? {
                     Ok(log) => return Ok(Self::Kafka(log)),
                     Err(error @ Error::Kafka(_)) => {
-                        warn!(%error, brokers = config.log.brokers.join(","), "the log can't be opened, trying again");
+                        warn!(%error, "the log can't be opened, trying again");
                         clock.sleep(RETRY_AFTER).await;
                     }
                     Err(error) => return Err(error.into()),
@@ -62,6 +63,18 @@ impl Storage {
             Self::Embedded(log) => log.close(),
             Self::Kafka(log) => log.close(),
         }
+    }
+}
+
+/// Where everything is kept, for people.
+pub fn place(config: &Config) -> String {
+    match config.log.backend {
+        Backend::Embedded => format!("in {}", config.data.directory.display()),
+        Backend::Kafka => format!(
+            "on Kafka ({}, prefix {})",
+            config.log.brokers.join(", "),
+            config.log.prefix
+        ),
     }
 }
 

@@ -16,10 +16,12 @@
 //! * A batch's time is kept to the millisecond.
 //! * The bytes that a topic takes are not known here.
 
+pub mod connection;
 pub mod options;
 
 mod appender;
 mod clients;
+mod context;
 mod follower;
 mod names;
 mod readers;
@@ -37,7 +39,7 @@ use bytes::Bytes;
 use headwater_event::clock::{Clock, Micros};
 use headwater_event::offset::{Offset, TopicPartition};
 use parking_lot::Mutex;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::Consumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Offset as KafkaOffset, TopicPartitionList};
 use tokio::runtime::Handle;
@@ -45,7 +47,8 @@ use tokio::runtime::Handle;
 use crate::embedded::EmbeddedLog;
 use crate::error::{Error, Result};
 use crate::kafka::appender::Appender;
-use crate::kafka::clients::{ANSWER_TIME_MAX, Clients, blocking, pause};
+use crate::kafka::clients::{Clients, blocking, pause};
+use crate::kafka::connection::ANSWER_TIME_MAX;
 use crate::kafka::follower::{BARRIER, Consumed, ENTRY, Followed, Follower};
 use crate::kafka::names::Names;
 use crate::kafka::options::KafkaOptions;
@@ -70,7 +73,7 @@ pub struct KafkaLog {
     readers: Readers,
     appender: Appender,
     /// For questions about partitions.
-    asking: Arc<BaseConsumer>,
+    asking: Arc<connection::Consumer>,
     /// Where partitions end, as far as this process knows.
     ends: Arc<Mutex<HashMap<(i64, TopicPartition), End>>>,
     owners: Mutex<HashMap<Arc<str>, Arc<Owner>>>,
@@ -122,6 +125,7 @@ impl KafkaLog {
     pub fn open(options: KafkaOptions, clock: Arc<dyn Clock>) -> Result<Arc<Self>> {
         let names = Names::new(&options.prefix)?;
         let clients = Clients::new(&options);
+        clients.connection.reach()?;
         let copies = EmbeddedLog::open(options.copies, clock.clone())?;
         let handle = Handle::current();
         std::thread::scope(|scope| {
@@ -146,12 +150,12 @@ impl KafkaLog {
         clients.create_topic(&names.registry(), 1, &for_ever).await?;
         clients.create_topic(&names.owners(), 1, &newest).await?;
         let process = process_id(&copies, &*clock).await?;
-        let follower = Follower::open(&clients, &names, copies.clone()).await?;
-        let (id, for_appender) = (names.appends(&process), clients.clone());
+        let follower = Follower::open(&clients.connection, &names, copies.clone()).await?;
+        let (id, for_appender) = (names.appends(&process), clients.connection.clone());
         let appender = blocking(move || Appender::open(for_appender, id)).await?;
         let log = Arc::new(Self {
-            readers: Readers::new(clients.clone(), clock.clone()),
-            asking: Arc::new(clients.consumer()?),
+            readers: Readers::new(clients.connection.clone(), clock.clone()),
+            asking: Arc::new(clients.connection.consumer()?),
             clock,
             names,
             clients,
@@ -620,14 +624,14 @@ impl Log for KafkaLog {
 
     async fn claim(&self, owner: &str) -> Result<Claim> {
         let name: Arc<str> = owner.into();
-        let (clients, id) = (self.clients.clone(), self.names.owner(owner));
+        let (connection, id) = (self.clients.connection.clone(), self.names.owner(owner));
         let record = self.record(
             &self.names.owners(),
             prefixed(BARRIER, owner.as_bytes()),
             Some(Bytes::new()),
         );
         let claimed = blocking(move || {
-            let transactions = Transactions::open(&clients, &id)?;
+            let transactions = Transactions::open(&connection, &id)?;
             let placed = transactions.write(&[record]).map_err(Failure::into_error)?;
             Ok((transactions, placed[0]))
         });
@@ -730,10 +734,10 @@ impl Log for KafkaLog {
 
     async fn release(&self, owner: &str) -> Result<()> {
         self.owners.lock().remove(owner);
-        let (clients, id) = (self.clients.clone(), self.names.owner(owner));
+        let (connection, id) = (self.clients.connection.clone(), self.names.owner(owner));
         let record = self.record(&self.names.owners(), prefixed(ENTRY, owner.as_bytes()), None);
         let forgotten = blocking(move || {
-            let transactions = Transactions::open(&clients, &id)?;
+            let transactions = Transactions::open(&connection, &id)?;
             transactions.write(&[record]).map_err(Failure::into_error)
         });
         let placed = forgotten.await?;

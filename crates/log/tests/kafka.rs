@@ -16,6 +16,7 @@ use headwater_log::conformance::{self, Backend};
 use headwater_log::embedded::options::EmbeddedOptions;
 use headwater_log::error::{Error, Kind, Result};
 use headwater_log::kafka::KafkaLog;
+use headwater_log::kafka::connection::Security;
 use headwater_log::kafka::options::KafkaOptions;
 use headwater_log::topic::{Cleanup, TopicSpec};
 use headwater_log::{Commit, Log, Produced, StateWrite};
@@ -209,4 +210,37 @@ async fn a_broker_that_is_killed_comes_back_with_everything() {
     assert_eq!(all(&*log, 1).await, expected);
     assert_eq!(all(&*log, 0).await, [1, 2]);
     assert_eq!(last(&*log).await.as_deref(), Some(&b"2"[..]));
+}
+
+/// TLS and a user: who knows the password gets in, by either mechanism; who doesn't is told.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_may_ask_who_it_is() {
+    let Some(broker) = kafka::shared() else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let secured = &broker.secured;
+    let open = |mechanism: &str, password: &str| {
+        let mut copies = EmbeddedOptions::new(folder.path().join(mechanism));
+        copies.disk_free_bytes_min = 0;
+        let mut options = KafkaOptions::new(&secured.brokers, mechanism, copies);
+        let properties = [
+            ("security.protocol", "sasl_ssl"),
+            ("ssl.ca.location", secured.ca.to_str().unwrap()),
+            ("sasl.mechanism", mechanism),
+            ("sasl.username", secured.user),
+            ("sasl.password", password),
+        ];
+        options.security = Security(properties.map(|(key, value)| (key.to_owned(), value.to_owned())).into());
+        assert!(!format!("{options:?}").contains(password), "a secret is shown");
+        KafkaLog::open(options, SystemClock::new())
+    };
+    for mechanism in ["PLAIN", "SCRAM-SHA-512"] {
+        let log = open(mechanism, secured.password).unwrap();
+        log.create_topic(spec()).await.unwrap();
+        log.append(vec![numbers(0, 0..3)]).await.unwrap();
+        assert_eq!(all(&*log, 0).await, [0, 1, 2]);
+    }
+    let refused = open("PLAIN", "guessed").map(|_| ()).unwrap_err().to_string();
+    assert!(refused.to_lowercase().contains("authentication"), "{refused}");
 }

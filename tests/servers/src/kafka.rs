@@ -23,11 +23,26 @@ const JAVA_OPTIONS: [&str; 4] = [
 pub struct Kafka {
     /// `host:port`.
     pub brokers: String,
+    /// The same broker where it asks for TLS and a user.
+    pub secured: Secured,
     folder: PathBuf,
     properties: PathBuf,
     port: u16,
     child: Option<Child>,
 }
+
+/// How to get in where the broker asks who it is. PLAIN and SCRAM-SHA-512 are there.
+#[derive(Clone, Debug)]
+pub struct Secured {
+    pub brokers: String,
+    /// The file of the certificate that the broker's is checked against.
+    pub ca: PathBuf,
+    pub user: &'static str,
+    pub password: &'static str,
+}
+
+const USER: &str = "river";
+const PASSWORD: &str = "bank-of-reeds";
 
 /// The broker that all tests of this process share; `None` where there can't be one.
 pub fn shared() -> Option<&'static Kafka> {
@@ -69,9 +84,11 @@ impl Kafka {
         }
         let folder = tempfile::Builder::new().prefix("headwater-kafka-").tempdir();
         let folder = folder.expect("a temporary folder").keep();
-        let (port, controller) = (free_port().expect("a port"), free_port().expect("a port"));
+        let [port, controller, secured] = [(); 3].map(|()| free_port().expect("a port"));
+        let ca = certificate(&folder);
         let properties = folder.join("server.properties");
-        std::fs::write(&properties, configuration(&folder, port, controller)).expect("a file in a temporary folder");
+        std::fs::write(&properties, configuration(&folder, port, controller, secured))
+            .expect("a file in a temporary folder");
         let formatted = java_command(&folder)
             .args([
                 "kafka.tools.StorageTool",
@@ -81,6 +98,8 @@ impl Kafka {
                 "-c",
             ])
             .arg(&properties)
+            .arg("--add-scram")
+            .arg(format!("SCRAM-SHA-512=[name={USER},password={PASSWORD}]"))
             .output();
         let formatted = formatted.expect("java, which was there a moment ago");
         assert!(
@@ -90,6 +109,12 @@ impl Kafka {
         );
         let mut broker = Self {
             brokers: format!("127.0.0.1:{port}"),
+            secured: Secured {
+                brokers: format!("localhost:{secured}"),
+                ca,
+                user: USER,
+                password: PASSWORD,
+            },
             folder,
             properties,
             port,
@@ -140,14 +165,47 @@ fn java_command(folder: &Path) -> Command {
     command
 }
 
-fn configuration(folder: &Path, port: u16, controller: u16) -> String {
-    let data = folder.join("data");
+/// Makes the broker's key and certificate; the answer is the file of the certificate.
+#[allow(clippy::expect_used, reason = "a test can't go on without it")]
+fn certificate(folder: &Path) -> PathBuf {
+    let keytool = |arguments: &[&str]| {
+        let mut command = Command::new("keytool");
+        let common = [
+            "-keystore",
+            "broker.p12",
+            "-storetype",
+            "PKCS12",
+            "-storepass",
+            PASSWORD,
+            "-alias",
+            "broker",
+        ];
+        let done = command.args(arguments).args(common).current_dir(folder).output();
+        let done = done.expect("keytool, which comes with java");
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stdout));
+    };
+    let name = ["-dname", "CN=localhost", "-ext", "SAN=dns:localhost,ip:127.0.0.1"];
+    keytool(&[&["-genkeypair", "-keyalg", "EC", "-validity", "3650"][..], &name].concat());
+    keytool(&["-exportcert", "-rfc", "-file", "ca.pem"]);
+    folder.join("ca.pem")
+}
+
+fn configuration(folder: &Path, port: u16, controller: u16, secured: u16) -> String {
+    let (data, keys) = (folder.join("data"), folder.join("broker.p12"));
     format!(
         "process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller}
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+listeners=PLAINTEXT://127.0.0.1:{port},SASL_SSL://127.0.0.1:{secured},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port},SASL_SSL://localhost:{secured}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL,CONTROLLER:PLAINTEXT
+sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-512
+listener.name.sasl_ssl.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required user_{USER}=\"{PASSWORD}\";
+listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
+ssl.keystore.location={}
+ssl.keystore.type=PKCS12
+ssl.keystore.password={PASSWORD}
+ssl.key.password={PASSWORD}
 controller.listener.names=CONTROLLER
 inter.broker.listener.name=PLAINTEXT
 log.dirs={}
@@ -162,6 +220,7 @@ num.network.threads=2
 num.io.threads=2
 log.cleaner.dedupe.buffer.size=4194304
 ",
+        keys.display(),
         data.display()
     )
 }

@@ -11,6 +11,7 @@ use crate::config::Config;
 use crate::config::layers::Layers;
 use crate::files::SqlFile;
 use crate::instance::{Instance, StartError, read_files};
+use crate::storage;
 
 /// Run the server
 ///
@@ -57,8 +58,8 @@ impl Serve {
         };
         let text = welcome::text(doors, &instance.core.catalog.snapshot());
         output::line(&format!(
-            "{text}\n\nCtrl-C stops it; everything is kept in {}",
-            config.data.directory.display()
+            "{text}\n\nCtrl-C stops it; everything is kept {}",
+            storage::place(&config)
         ))?;
         signals.received().await;
         eprintln!("stopping; once more ends it at once");

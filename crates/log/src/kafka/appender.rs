@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::error::{Error, Result};
-use crate::kafka::clients::Clients;
+use crate::kafka::connection::Connection;
 use crate::kafka::records::Record;
 use crate::kafka::transactions::{Failure, Transactions};
 
@@ -27,10 +27,10 @@ struct Append {
 
 impl Appender {
     /// Takes over the id of an earlier process, whose unfinished appends are gone.
-    pub fn open(clients: Clients, id: String) -> Result<Self> {
-        let transactions = Transactions::open(&clients, &id)?;
+    pub fn open(connection: Connection, id: String) -> Result<Self> {
+        let transactions = Transactions::open(&connection, &id)?;
         let (queue, appends) = mpsc::channel(QUEUE_MAX);
-        let run = move || run(transactions, appends, &clients, &id);
+        let run = move || run(transactions, appends, &connection, &id);
         let thread = std::thread::Builder::new().name("log-appender".to_owned()).spawn(run);
         let thread = thread.map_err(|error| Error::Kafka(format!("no thread: {error}")))?;
         Ok(Self {
@@ -65,7 +65,7 @@ impl Drop for Appender {
     }
 }
 
-fn run(mut transactions: Transactions, mut appends: mpsc::Receiver<Append>, clients: &Clients, id: &str) {
+fn run(mut transactions: Transactions, mut appends: mpsc::Receiver<Append>, connection: &Connection, id: &str) {
     while let Some(first) = appends.blocking_recv() {
         let mut bytes = bytes_of(&first);
         let mut group = vec![first];
@@ -93,7 +93,7 @@ fn run(mut transactions: Transactions, mut appends: mpsc::Receiver<Append>, clie
                 }
                 if broken {
                     tracing::warn!(what, "beginning transactions anew");
-                    match Transactions::open(clients, id) {
+                    match Transactions::open(connection, id) {
                         Ok(anew) => transactions = anew,
                         Err(error) => tracing::error!(%error, "no transactions: the next append tries again"),
                     }

@@ -1,79 +1,31 @@
-//! Connections to the cluster, all made alike.
+//! Topics as the cluster has them: made, changed, trimmed, deleted.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
-use rdkafka::client::DefaultClientContext;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::Consumer as _;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Offset as KafkaOffset, TopicPartitionList};
 
 use crate::error::{Error, Result};
+use crate::kafka::connection::{ANSWER_TIME_MAX, Connection, RECORD_BYTES_MAX};
+use crate::kafka::context::Context;
 use crate::kafka::options::KafkaOptions;
 use crate::topic::Cleanup;
 
-/// How long a question to the cluster may take before it is an error.
-pub(super) const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
-
-/// A process that dies in a transaction keeps others from reading past it for so long; one whose id is taken over, not at all.
-const TRANSACTION_TIME_MAX: Duration = Duration::from_secs(10);
-
-/// A batch can be a single event of the largest size that comes in, and a little around it.
-const RECORD_BYTES_MAX: usize = 32 << 20;
-
-/// What a reader holds that nobody has asked for yet.
-const READ_AHEAD_KIB: usize = 4096;
-
 #[derive(Clone)]
 pub(super) struct Clients {
-    common: ClientConfig,
+    pub connection: Connection,
     replication: i32,
 }
 
 impl Clients {
     pub fn new(options: &KafkaOptions) -> Self {
-        let mut common = ClientConfig::new();
-        for (key, value) in &options.security.0 {
-            common.set(key, value);
-        }
-        common
-            .set("bootstrap.servers", &options.brokers)
-            .set("client.id", &options.prefix)
-            .set("message.max.bytes", RECORD_BYTES_MAX.to_string())
-            .set("reconnect.backoff.max.ms", "2000");
         Self {
-            common,
+            connection: Connection::new(&options.brokers, &options.prefix, &options.security),
             replication: options.replication.map_or(-1, i32::from),
         }
-    }
-
-    /// A consumer of what is committed, which says where a partition ends.
-    pub fn consumer(&self) -> Result<BaseConsumer> {
-        let mut config = self.common.clone();
-        config
-            .set("group.id", "headwater-readers-are-no-group")
-            .set("enable.auto.commit", "false")
-            .set("enable.auto.offset.store", "false")
-            .set("enable.partition.eof", "true")
-            .set("isolation.level", "read_committed")
-            .set("auto.offset.reset", "earliest")
-            .set("fetch.wait.max.ms", "100")
-            .set("queued.max.messages.kbytes", READ_AHEAD_KIB.to_string());
-        Ok(config.create()?)
-    }
-
-    /// For producers with this transactional id.
-    pub fn transactional(&self, id: &str) -> ClientConfig {
-        let mut config = self.common.clone();
-        config
-            .set("transactional.id", id)
-            .set("transaction.timeout.ms", TRANSACTION_TIME_MAX.as_millis().to_string())
-            .set("linger.ms", "0")
-            .set("queue.buffering.max.kbytes", "131072")
-            .set("queue.buffering.max.messages", "1000000");
-        config
     }
 
     /// Makes the topic; false where the cluster has it already.
@@ -141,7 +93,7 @@ impl Clients {
 
     /// Whether the cluster has the topic.
     async fn exists(&self, name: &str) -> Result<bool> {
-        let (consumer, name) = (self.consumer()?, name.to_owned());
+        let (consumer, name) = (self.connection.consumer()?, name.to_owned());
         blocking(move || {
             let metadata = consumer.fetch_metadata(Some(&name), ANSWER_TIME_MAX)?;
             let topic = metadata.topics().iter().find(|topic| topic.name() == name);
@@ -150,8 +102,9 @@ impl Clients {
         .await
     }
 
-    fn admin(&self) -> Result<AdminClient<DefaultClientContext>> {
-        Ok(self.common.create()?)
+    fn admin(&self) -> Result<AdminClient<Context>> {
+        let connection = &self.connection;
+        Ok(connection.common().create_with_context(connection.context())?)
     }
 }
 
@@ -204,6 +157,18 @@ pub(super) async fn pause(time: Duration) {
 
 impl From<KafkaError> for Error {
     fn from(error: KafkaError) -> Self {
-        Self::Kafka(error.to_string())
+        let unreachable = matches!(
+            error.rdkafka_error_code(),
+            Some(
+                RDKafkaErrorCode::OperationTimedOut
+                    | RDKafkaErrorCode::BrokerTransportFailure
+                    | RDKafkaErrorCode::AllBrokersDown
+                    | RDKafkaErrorCode::Resolve
+            )
+        );
+        Self::Kafka(match unreachable {
+            true => format!("no broker answers ({error}); is the address right, and Kafka running?"),
+            false => error.to_string(),
+        })
     }
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use headwater_event::offset::{Offset, TopicPartition};
 use parking_lot::{Mutex, RwLock};
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::Consumer as _;
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::{Offset as KafkaOffset, TopicPartitionList};
@@ -24,7 +24,7 @@ use tokio::sync::watch;
 
 use crate::embedded::EmbeddedLog;
 use crate::error::{Error, Result};
-use crate::kafka::clients::Clients;
+use crate::kafka::connection::{Connection, Consumer};
 use crate::kafka::names::Names;
 use crate::kafka::registry::{KnownTable, Registry};
 use crate::{Claim, Commit, Log, StateTable, StateWrite};
@@ -70,7 +70,7 @@ pub(super) struct Followed {
     stood: HashMap<TopicPartition, Offset>,
     /// The record after the last one that was applied, by topic on the cluster.
     applied: watch::Sender<HashMap<Arc<str>, i64>>,
-    consumer: BaseConsumer,
+    consumer: Consumer,
     copies: Arc<EmbeddedLog>,
     registry_topic: String,
     owners_topic: String,
@@ -79,9 +79,9 @@ pub(super) struct Followed {
 
 impl Follower {
     /// Begins to follow the registry and the owners.
-    pub async fn open(clients: &Clients, names: &Names, copies: Arc<EmbeddedLog>) -> Result<Self> {
+    pub async fn open(connection: &Connection, names: &Names, copies: Arc<EmbeddedLog>) -> Result<Self> {
         let claim = copies.claim(OWNER).await?;
-        let consumer = clients.consumer()?;
+        let consumer = connection.consumer()?;
         let mut from_the_first = TopicPartitionList::new();
         for topic in [names.registry(), names.owners()] {
             from_the_first.add_partition_offset(&topic, 0, KafkaOffset::Beginning)?;

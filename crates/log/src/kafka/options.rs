@@ -1,8 +1,7 @@
 //! What the log on Kafka is given: the cluster, the names of its topics there, and this process's own directory.
 
-use std::collections::BTreeMap;
-
 use crate::embedded::options::EmbeddedOptions;
+use crate::kafka::connection::Security;
 
 /// Where the cluster is, and what may be used of this machine.
 #[derive(Clone, Debug)]
@@ -14,21 +13,10 @@ pub struct KafkaOptions {
     pub prefix: String,
     /// Copies of each partition; `None` is the brokers' own default.
     pub replication: Option<u16>,
-    /// How to get in: properties of librdkafka by their names (`security.protocol`, `sasl.*`, `ssl.*`). May hold secrets, so they
-    /// are never shown.
+    /// How to get in.
     pub security: Security,
     /// The copies that this process has of state tables. Everything in it comes from Kafka and can be made again.
     pub copies: EmbeddedOptions,
-}
-
-/// Properties of librdkafka that may be secret.
-#[derive(Clone, Default, PartialEq, Eq)]
-pub struct Security(pub BTreeMap<String, String>);
-
-impl std::fmt::Debug for Security {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_list().entries(self.0.keys()).finish()
-    }
 }
 
 impl KafkaOptions {

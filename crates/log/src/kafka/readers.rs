@@ -8,7 +8,7 @@ use bytes::Bytes;
 use headwater_event::clock::Clock;
 use headwater_event::offset::{Offset, TopicPartition};
 use parking_lot::{Condvar, Mutex};
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::Consumer as _;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
 use rdkafka::{Offset as KafkaOffset, TopicPartitionList};
@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 
 use crate::LoggedBatch;
 use crate::error::{Error, Result};
-use crate::kafka::clients::Clients;
+use crate::kafka::connection::{Connection, Consumer};
 use crate::kafka::records::{base_of, decode, record_of};
 use crate::kafka::registry::KnownTopic;
 use crate::rows::skip_to;
@@ -31,7 +31,7 @@ const IDLE_TIME_MAX: Duration = Duration::from_secs(60);
 const POLL_TIME: Duration = Duration::from_millis(100);
 
 pub(super) struct Readers {
-    clients: Clients,
+    connection: Connection,
     clock: Arc<dyn Clock>,
     idle: Mutex<HashMap<(i64, TopicPartition), Vec<Reader>>>,
 }
@@ -44,9 +44,9 @@ pub(super) struct Place<'a> {
 }
 
 impl Readers {
-    pub fn new(clients: Clients, clock: Arc<dyn Clock>) -> Self {
+    pub fn new(connection: Connection, clock: Arc<dyn Clock>) -> Self {
         Self {
-            clients,
+            connection,
             clock,
             idle: Mutex::default(),
         }
@@ -68,7 +68,7 @@ impl Readers {
         drop(idle);
         let reader = match standing {
             Some(reader) => reader,
-            None => Reader::open(&self.clients, place, from)?,
+            None => Reader::open(&self.connection, place, from)?,
         };
         Ok(Lease {
             readers: self,
@@ -216,8 +216,8 @@ impl Record {
 }
 
 impl Reader {
-    fn open(clients: &Clients, place: Place<'_>, from: Offset) -> Result<Self> {
-        let consumer = clients.consumer()?;
+    fn open(connection: &Connection, place: Place<'_>, from: Offset) -> Result<Self> {
+        let consumer = connection.consumer()?;
         let first = record_of(from);
         let mut list = TopicPartitionList::new();
         let partition = i32::try_from(place.partition.partition).unwrap_or(i32::MAX);
@@ -247,7 +247,7 @@ impl Drop for Reader {
 
 impl Ahead {
     /// Fetches until the reader is dropped. The thread isn't waited for: closing a consumer takes its time.
-    fn run(&self, consumer: &BaseConsumer) {
+    fn run(&self, consumer: &Consumer) {
         loop {
             let polled = consumer.poll(POLL_TIME);
             let mut fetched = self.fetched.lock();

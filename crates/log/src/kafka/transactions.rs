@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use rdkafka::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Message};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 
 use crate::error::{Error, Result};
-use crate::kafka::clients::{ANSWER_TIME_MAX, Clients};
+use crate::kafka::connection::{ANSWER_TIME_MAX, Connection};
+use crate::kafka::context::Context;
 use crate::kafka::records::Record;
 
 /// How long to look for answers before looking whether all are there.
@@ -23,12 +25,20 @@ pub(super) struct Transactions {
 }
 
 /// Where the records of the present transaction have come to stand, by their number in it.
-#[derive(Default)]
 struct Deliveries {
+    context: Context,
     placed: Mutex<Vec<(usize, Result<i64, RDKafkaErrorCode>)>>,
 }
 
-impl ClientContext for Deliveries {}
+impl ClientContext for Deliveries {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.context.log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.context.error(error, reason);
+    }
+}
 
 impl ProducerContext for Deliveries {
     type DeliveryOpaque = usize;
@@ -60,9 +70,13 @@ impl Failure {
 
 impl Transactions {
     /// Takes the id over: what its former holder had not committed is gone, and it can write nothing more.
-    pub fn open(clients: &Clients, id: &str) -> Result<Self> {
-        let config = clients.transactional(id);
-        let producer: BaseProducer<Deliveries> = config.create_with_context(Deliveries::default())?;
+    pub fn open(connection: &Connection, id: &str) -> Result<Self> {
+        let config = connection.transactional(id);
+        let deliveries = Deliveries {
+            context: connection.context(),
+            placed: Mutex::default(),
+        };
+        let producer: BaseProducer<Deliveries> = config.create_with_context(deliveries)?;
         producer
             .init_transactions(ANSWER_TIME_MAX * 3)
             .map_err(|error| Error::Kafka(format!("no transactions for '{id}': {error}")))?;

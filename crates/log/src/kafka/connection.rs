@@ -1,0 +1,121 @@
+//! How to talk to a cluster: where it is, how to get in, and what all clients have in common.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+
+use crate::error::{Error, Result};
+use crate::kafka::context::Context;
+
+/// How long a question to the cluster may take before it is an error.
+pub const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// A record can be a single event of the largest size that comes in, and a little around it.
+pub(super) const RECORD_BYTES_MAX: usize = 32 << 20;
+
+/// A process that dies in a transaction keeps others from reading past it for so long; one whose id is taken over, not at all.
+const TRANSACTION_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// How many of the client's words to listen to, when it can't get in.
+const REASONS_MAX: usize = 20;
+
+/// What a reader holds that nobody has asked for yet.
+const READ_AHEAD_KIB: usize = 4096;
+
+/// A consumer of Kafka's client.
+pub type Consumer = BaseConsumer<Context>;
+
+/// Properties of librdkafka by their names (`security.protocol`, `sasl.*`, `ssl.*`). They may be secret: only their names are shown.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Security(pub BTreeMap<String, String>);
+
+impl std::fmt::Debug for Security {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.0.keys()).finish()
+    }
+}
+
+/// See the module. Nothing is connected before a client is made.
+#[derive(Clone)]
+pub struct Connection {
+    common: ClientConfig,
+    context: Context,
+}
+
+impl Connection {
+    /// `brokers` is `host:port`, several with commas; `client` is how the cluster's logs call us.
+    pub fn new(brokers: &str, client: &str, security: &Security) -> Self {
+        let mut common = ClientConfig::new();
+        for (key, value) in &security.0 {
+            common.set(key, value);
+        }
+        common
+            .set("bootstrap.servers", brokers)
+            .set("client.id", client)
+            .set("message.max.bytes", RECORD_BYTES_MAX.to_string())
+            .set("socket.nagle.disable", "true")
+            .set("reconnect.backoff.max.ms", "2000");
+        Self {
+            common,
+            context: Context::default(),
+        }
+    }
+
+    /// A consumer of what is committed, which is told what to read, and says where a partition ends.
+    pub fn consumer(&self) -> Result<Consumer> {
+        let mut config = self.common.clone();
+        config
+            // It joins none, but has to have one.
+            .set("group.id", "headwater")
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("enable.partition.eof", "true")
+            .set("isolation.level", "read_committed")
+            .set("auto.offset.reset", "earliest")
+            .set("fetch.wait.max.ms", "100")
+            .set("queued.max.messages.kbytes", READ_AHEAD_KIB.to_string());
+        Ok(config.create_with_context(self.context.clone())?)
+    }
+
+    /// Whether the cluster answers, and lets us in. Blocks.
+    ///
+    /// # Errors
+    /// With the reason, as the client itself says it.
+    pub fn reach(&self) -> Result<()> {
+        let consumer = self.consumer()?;
+        let Err(error) = consumer.client().fetch_metadata(None, ANSWER_TIME_MAX) else {
+            return Ok(());
+        };
+        // The reasons wait in its queue, one at a time.
+        for _ in 0..REASONS_MAX {
+            consumer.poll(Duration::from_millis(10));
+        }
+        Err(match self.context.last() {
+            Some(reason) => Error::Kafka(reason),
+            None => error.into(),
+        })
+    }
+
+    pub(super) fn common(&self) -> &ClientConfig {
+        &self.common
+    }
+
+    /// What clients say goes here.
+    pub(super) fn context(&self) -> Context {
+        self.context.clone()
+    }
+
+    /// For producers with this transactional id.
+    pub(super) fn transactional(&self, id: &str) -> ClientConfig {
+        let mut config = self.common.clone();
+        config
+            .set("transactional.id", id)
+            .set("transaction.timeout.ms", TRANSACTION_TIME_MAX.as_millis().to_string())
+            .set("linger.ms", "0")
+            .set("queue.buffering.max.kbytes", "131072")
+            .set("queue.buffering.max.messages", "1000000");
+        config
+    }
+}
