@@ -2,6 +2,7 @@
 
 pub mod datagen;
 pub mod file;
+pub mod kafka;
 pub mod nexmark;
 
 use arrow::datatypes::DataType;
@@ -17,9 +18,10 @@ use crate::within::Within;
 type Open = fn(&Source, &Stream, &mut Options<'_>) -> Result<Opened, Refusal>;
 
 /// Every connector by its name: to add one is a line here.
-const CONNECTORS: [(&str, Open); 3] = [
+const CONNECTORS: [(&str, Open); 4] = [
     ("datagen", datagen::open),
     ("file", file::open),
+    ("kafka", kafka::open),
     ("nexmark", nexmark::open),
 ];
 

@@ -8,6 +8,7 @@ use headwater_test_servers::kafka::{self, Kafka};
 use serde_json::json;
 
 use crate::crash::{self, Load};
+use crate::postgres::there;
 use crate::server::Server;
 
 const ROUNDS: u64 = 4;
@@ -96,10 +97,85 @@ async fn a_cluster_that_is_not_there_is_waited_for() {
     let lines = std::io::BufReader::new(child.stderr.take().expect("piped"));
     let told = tokio::task::spawn_blocking(move || {
         let mut lines = std::io::BufRead::lines(lines).map_while(Result::ok);
-        lines.any(|line| line.contains("trying again") && line.contains(&format!("127.0.0.1:{nobody}")))
+        lines.any(|line| line.contains(&format!("127.0.0.1:{nobody}")))
+            && lines.any(|line| line.contains("trying again"))
     });
     let told = tokio::time::timeout(Duration::from_secs(60), told).await;
     child.kill().expect("it is still there");
     child.wait().expect("it ends");
     assert!(told.expect("a line in time").expect("no panic"));
+}
+
+/// What another program writes comes in once, whatever happens to the server meanwhile; what can't be read goes to `dead_letters`, and
+/// what was taken back doesn't come.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_source_brings_every_record_once() {
+    let Some(broker) = tokio::task::block_in_place(kafka::shared) else {
+        return;
+    };
+    if !there("python3", &["-c", "import confluent_kafka"]) {
+        return;
+    }
+    let written = |from: u64, to: u64| {
+        let script = format!(
+            r#"
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient, NewTopic
+if {from} == 0:
+    admin = AdminClient({{"bootstrap.servers": "{0}"}})
+    admin.create_topics([NewTopic("orders", 3, 1)])["orders"].result()
+producer = Producer({{"bootstrap.servers": "{0}", "transactional.id": "shop"}})
+producer.init_transactions()
+for n in range({from}, {to}):
+    if n % 100 == 0:
+        producer.begin_transaction()
+        producer.produce("orders", key="x", value='{{"id": -1, "shop": "taken back"}}')
+        producer.flush()
+        producer.abort_transaction()
+        producer.begin_transaction()
+    producer.produce("orders", key=str(n), value='{{"id": %d,\n "shop": "s%d"}}' % (n, n % 7))
+    if n % 500 == 7:
+        producer.produce("orders", key="bad", value="no JSON")
+        producer.produce("orders", key="gone", value=None)
+    if n % 100 == 99:
+        producer.commit_transaction()
+"#,
+            broker.brokers
+        );
+        let output = std::process::Command::new("python3").args(["-c", &script]).output();
+        let output = output.expect("python runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    written(0, 1000);
+    let sql = format!(
+        "CREATE STREAM orders (id BIGINT NOT NULL, shop TEXT NOT NULL);
+         CREATE MATERIALIZED VIEW shops AS SELECT shop, count(*) AS orders FROM orders GROUP BY shop;
+         CREATE SOURCE shop INTO orders WITH (connector = 'kafka', brokers = '{}', topic = 'orders') FORMAT PLAIN ENCODE JSON;",
+        broker.brokers
+    );
+    let mut server = Server::new(&sql);
+    for round in 1..3 {
+        server.start().await;
+        tokio::task::block_in_place(|| written(round * 1000, round * 1000 + 1000));
+        server.kill();
+    }
+    server.start().await;
+    let expected = [json!({"orders": 3000, "ids": 3000, "least": 0})];
+    let counted = "SELECT count(*) AS orders, count(DISTINCT id) AS ids, min(id) AS least FROM orders";
+    let begun = std::time::Instant::now();
+    while server.sql(counted).await != expected {
+        assert!(
+            begun.elapsed() < Duration::from_secs(60),
+            "{:?}",
+            server.sql(counted).await
+        );
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    server.caught_up().await;
+    let in_view = server.sql("SELECT sum(orders) AS orders FROM shops").await;
+    assert_eq!(in_view, [json!({"orders": 3000})]);
+    let letters = server
+        .sql("SELECT count(*) AS n FROM dead_letters WHERE detail LIKE 'partition %'")
+        .await;
+    assert_eq!(letters, [json!({"n": 12})]);
 }

@@ -153,7 +153,7 @@ fn text(output: &Output) -> String {
 }
 
 /// Whether the program can be tried; says so where it can't.
-fn there(program: &str, arguments: &[&str]) -> bool {
+pub fn there(program: &str, arguments: &[&str]) -> bool {
     let there = Command::new(program)
         .args(arguments)
         .output()
