@@ -101,7 +101,8 @@ pub fn embedded_options(config: &Config) -> EmbeddedOptions {
     }
 }
 
-fn kafka_options(config: &Config) -> KafkaOptions {
+/// Kafka's.
+pub fn kafka_options(config: &Config) -> KafkaOptions {
     KafkaOptions {
         brokers: config.log.brokers.join(","),
         prefix: config.log.prefix.clone(),

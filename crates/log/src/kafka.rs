@@ -18,6 +18,7 @@
 
 pub mod connection;
 pub mod options;
+pub mod transactions;
 
 mod appender;
 mod clients;
@@ -27,7 +28,6 @@ mod names;
 mod readers;
 mod records;
 mod registry;
-mod transactions;
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -53,9 +53,9 @@ use crate::kafka::follower::{BARRIER, Consumed, ENTRY, Followed, Follower};
 use crate::kafka::names::Names;
 use crate::kafka::options::KafkaOptions;
 use crate::kafka::readers::{Place, Readers};
-use crate::kafka::records::{Record, base_of, record_of};
+use crate::kafka::records::{base_of, record_of};
 use crate::kafka::registry::{Event, KnownTable, KnownTopic};
-use crate::kafka::transactions::{Failure, Transactions};
+use crate::kafka::transactions::{Failure, Record, Transactions};
 use crate::topic::{Cleanup, Topic, TopicSpec, check_spec, check_trim, reconcile, stored};
 use crate::{Claim, Commit, Log, LoggedBatch, Produced, StateTable, rows};
 
@@ -219,10 +219,10 @@ impl KafkaLog {
     fn record(&self, topic: &str, key: Bytes, value: Option<Bytes>) -> Record {
         Record {
             topic: topic.into(),
-            partition: 0,
+            partition: Some(0),
             key: Some(key),
             value,
-            time: self.clock.now(),
+            time: Some(self.clock.now()),
         }
     }
 

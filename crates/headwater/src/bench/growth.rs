@@ -7,17 +7,14 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, TimestampMicrosecondArray};
 use headwater_event::offset::TopicPartition;
-use headwater_log::embedded::EmbeddedLog;
-use headwater_log::memory::MemoryLog;
-use headwater_log::{Log, Produced};
+use headwater_log::Produced;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::bench::queries::Through;
 use crate::bench::report::Measured;
+use crate::bench::through::Through;
 use crate::bench::{Bench, BenchResult, Failure, config, usage};
 use crate::instance::{Core, Intake};
-use crate::storage::embedded_options;
 
 /// So that nothing of what is measured in memory goes to the store.
 const MEMORY_LIMIT: u64 = 16 << 30;
@@ -117,17 +114,11 @@ async fn run(bench: &Bench, case: Case) -> Result<Measured, Failure> {
     let directory = tempfile::tempdir()?;
     let mut config = config(directory.path());
     config.engine.threads = bench.cores;
-    let (through, log): (_, Arc<dyn Log>) = match case.through {
-        Through::Memory => {
-            config.memory.limit = MEMORY_LIMIT;
-            ("memory", MemoryLog::new(Arc::clone(&bench.clock)))
-        }
-        Through::Log => {
-            config.memory.limit = KEPT_MEMORY_LIMIT;
-            let options = embedded_options(&config);
-            ("log", EmbeddedLog::open(options, Arc::clone(&bench.clock))?)
-        }
+    config.memory.limit = match case.through {
+        Through::Memory => MEMORY_LIMIT,
+        Through::Log | Through::Kafka => KEPT_MEMORY_LIMIT,
     };
+    let log = case.through.open(bench, &config)?;
     let core = Core::start(&config, log, Arc::clone(&bench.clock), Intake::Open).await?;
     core.execute(&format!(
         "CREATE STREAM readings (device BIGINT NOT NULL, at TIMESTAMP NOT NULL, WATERMARK FOR at AS at - INTERVAL '1' SECOND)
@@ -148,7 +139,7 @@ async fn run(bench: &Bench, case: Case) -> Result<Measured, Failure> {
     core.stop().await;
     let labels = [
         ("what", case.what),
-        ("through", through.to_owned()),
+        ("through", case.through.name().to_owned()),
         ("keys", case.keys.to_string()),
         ("partitions", case.partitions.to_string()),
     ];
@@ -162,7 +153,7 @@ async fn run(bench: &Bench, case: Case) -> Result<Measured, Failure> {
         );
     Ok(match case.through {
         Through::Memory => measured.figure("memory_bytes_per_key", grown / case.keys as f64),
-        Through::Log => measured.figure("memory_bytes_max", usage::memory_max()),
+        Through::Log | Through::Kafka => measured.figure("memory_bytes_max", usage::memory_max()),
     })
 }
 

@@ -9,6 +9,7 @@ mod ingest;
 mod queries;
 mod report;
 mod restart;
+mod through;
 mod usage;
 
 use std::net::SocketAddr;
@@ -17,8 +18,8 @@ use std::sync::Arc;
 use clap::{Args, ValueEnum};
 use headwater_event::clock::{Clock, SystemClock};
 
-use crate::bench::queries::Through;
 use crate::bench::report::Measured;
+use crate::bench::through::Through;
 use crate::cli::failure::{self, Failed};
 use crate::config::Config;
 use crate::instance::Instance;
@@ -41,6 +42,9 @@ pub struct BenchArgs {
     /// Of NEXMark, where events and results are; both, one after the other, unless given
     #[arg(long, value_enum)]
     through: Option<Through>,
+    /// Of NEXMark through Kafka, where that is
+    #[arg(long, default_value = "localhost:9092")]
+    brokers: String,
     /// Of NEXMark, threads that run the queries, and partitions of their streams
     #[arg(long, default_value_t = 2, value_parser = cores)]
     cores: usize,
@@ -81,6 +85,7 @@ struct Bench {
     events: usize,
     queries: Vec<String>,
     through: Option<Through>,
+    brokers: String,
     cores: usize,
     rate: u32,
 }
@@ -98,6 +103,7 @@ impl BenchArgs {
             events: self.events,
             queries: self.queries,
             through: self.through,
+            brokers: self.brokers,
             cores: self.cores,
             rate: self.rate,
         };

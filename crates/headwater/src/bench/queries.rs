@@ -7,20 +7,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::ValueEnum;
 use headwater_connect::sources::nexmark::generator::Table;
 use headwater_engine::engine::Running;
 use headwater_log::Log;
-use headwater_log::embedded::EmbeddedLog;
-use headwater_log::memory::MemoryLog;
 use tokio::task::JoinSet;
 
 use crate::bench::events::{Feed, STREAMS_SQL};
 use crate::bench::report::{Measured, percentile_ms};
+use crate::bench::through::Through;
 use crate::bench::{Bench, BenchResult, Failure, config, usage};
 use crate::config::Config;
 use crate::instance::{Core, Intake};
-use crate::storage::embedded_options;
 
 /// Small enough that the newest batches, which are kept decoded in memory, are a small part of all:
 /// what is measured is reading events back from the store.
@@ -29,15 +26,6 @@ const MEMORY_LIMIT: u64 = 512 << 20;
 /// How long events come at a steady rate, and how often a batch of them.
 const LATENCY_TIME: Duration = Duration::from_secs(5);
 const LATENCY_TICK: Duration = Duration::from_millis(5);
-
-/// Where events and results are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Through {
-    /// On disk
-    Log,
-    /// In memory, not encoded
-    Memory,
-}
 
 /// Each makes an object named after it.
 const QUERIES: [(&str, &str); 24] = [
@@ -81,10 +69,9 @@ pub async fn nexmark(bench: &Bench) -> BenchResult {
         if !bench.queries.is_empty() && !bench.queries.iter().any(|query| query == name) {
             continue;
         }
-        for through in Through::value_variants() {
-            if bench.through.is_none_or(|wanted| wanted == *through) {
-                measured.push(query(bench, *through, name, sql).await?);
-            }
+        let usual = || Through::USUAL.to_vec();
+        for through in bench.through.map_or_else(usual, |wanted| vec![wanted]) {
+            measured.push(query(bench, through, name, sql).await?);
         }
     }
     Ok(measured)
@@ -95,17 +82,13 @@ async fn query(bench: &Bench, through: Through, name: &str, sql: &str) -> Result
     let mut config = config(directory.path());
     config.memory.limit = MEMORY_LIMIT;
     config.engine.threads = bench.cores;
-    let (through, log): (_, Arc<dyn Log>) = match through {
-        Through::Log => {
-            let options = embedded_options(&config);
-            ("log", EmbeddedLog::open(options, Arc::clone(&bench.clock))?)
-        }
-        Through::Memory => ("memory", MemoryLog::new(Arc::clone(&bench.clock))),
-    };
-    let measured = Measured::of([("query", name.to_owned()), ("through", through.to_owned())]);
+    let log = through.open(bench, &config)?;
+    let measured = Measured::of([("query", name.to_owned()), ("through", through.name().to_owned())]);
     // Files are for the benchmark alone.
     let sql = sql.replace("path = '", &format!("path = '{}/", directory.path().display()));
-    run(bench, &config, log, name, &sql, measured).await
+    let measured = run(bench, &config, Arc::clone(&log), name, &sql, measured).await?;
+    through.clear(&*log).await?;
+    Ok(measured)
 }
 
 async fn run(

@@ -7,8 +7,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::error::{Error, Result};
 use crate::kafka::connection::Connection;
-use crate::kafka::records::Record;
-use crate::kafka::transactions::{Failure, Transactions};
+use crate::kafka::transactions::{Failure, Record, Transactions};
 
 /// Appends that may wait; more have to wait before they may.
 const QUEUE_MAX: usize = 4096;

@@ -3,14 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::admin::{AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::consumer::Consumer as _;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Offset as KafkaOffset, TopicPartitionList};
 
 use crate::error::{Error, Result};
 use crate::kafka::connection::{ANSWER_TIME_MAX, Connection, RECORD_BYTES_MAX};
-use crate::kafka::context::Context;
 use crate::kafka::options::KafkaOptions;
 use crate::topic::Cleanup;
 
@@ -36,7 +35,7 @@ impl Clients {
         for (key, value) in &properties {
             topic = topic.set(key, value);
         }
-        let created = self.admin()?.create_topics([&topic], &answered()).await?;
+        let created = self.connection.admin()?.create_topics([&topic], &answered()).await?;
         match created.into_iter().next() {
             Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => Ok(false),
             Some(Err((name, code))) => Err(Error::Kafka(format!("topic '{name}' can't be made: {code}"))),
@@ -51,7 +50,7 @@ impl Clients {
         for (key, value) in &properties {
             altered = altered.set(key, value);
         }
-        let answers = self.admin()?.alter_configs([&altered], &answered()).await?;
+        let answers = self.connection.admin()?.alter_configs([&altered], &answered()).await?;
         match answers.into_iter().next() {
             Some(Err((_, code))) => Err(Error::Kafka(format!(
                 "the retention of topic '{name}' can't be changed: {code}"
@@ -62,7 +61,7 @@ impl Clients {
 
     /// Deletes the topic and waits until it is gone.
     pub async fn delete_topic(&self, name: &str) -> Result<()> {
-        let answers = self.admin()?.delete_topics(&[name], &answered()).await?;
+        let answers = self.connection.admin()?.delete_topics(&[name], &answered()).await?;
         match answers.into_iter().next() {
             Some(Err((_, RDKafkaErrorCode::UnknownTopicOrPartition))) | Some(Ok(_)) | None => {}
             Some(Err((_, code))) => return Err(Error::Kafka(format!("topic '{name}' can't be deleted: {code}"))),
@@ -80,7 +79,7 @@ impl Clients {
     pub async fn delete_records(&self, topic: &str, partition: u32, before: i64) -> Result<()> {
         let mut list = TopicPartitionList::new();
         list.add_partition_offset(topic, partition as i32, KafkaOffset::Offset(before))?;
-        let answers = self.admin()?.delete_records(&list, &answered()).await?;
+        let answers = self.connection.admin()?.delete_records(&list, &answered()).await?;
         for element in answers.elements() {
             match element.error() {
                 // Somebody has deleted more already.
@@ -100,11 +99,6 @@ impl Clients {
             Ok(topic.is_some_and(|topic| topic.error().is_none()))
         })
         .await
-    }
-
-    fn admin(&self) -> Result<AdminClient<Context>> {
-        let connection = &self.connection;
-        Ok(connection.common().create_with_context(connection.context())?)
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
+use rdkafka::admin::AdminClient;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 
 use crate::error::{Error, Result};
@@ -23,6 +24,13 @@ const REASONS_MAX: usize = 20;
 
 /// What a reader holds that nobody has asked for yet.
 const READ_AHEAD_KIB: usize = 4096;
+
+/// How often to look whether something is decided. Transactions end by themselves in half of all this time.
+const DECIDED_POLL_TIME: Duration = Duration::from_millis(5);
+const DECIDED_POLLS_MAX: usize = 4000;
+
+/// Consumers join no group, but have to name one.
+const GROUP: &str = "headwater";
 
 /// A consumer of Kafka's client.
 pub type Consumer = BaseConsumer<Context>;
@@ -67,8 +75,7 @@ impl Connection {
     pub fn consumer(&self) -> Result<Consumer> {
         let mut config = self.common.clone();
         config
-            // It joins none, but has to have one.
-            .set("group.id", "headwater")
+            .set("group.id", GROUP)
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
             .set("enable.partition.eof", "true")
@@ -98,8 +105,28 @@ impl Connection {
         })
     }
 
-    pub(super) fn common(&self) -> &ClientConfig {
-        &self.common
+    /// Returns when all that stands in the partition by now is decided: committed, or taken back. Until then a reader of what is committed doesn't come
+    /// to what stands behind it. Blocks.
+    pub fn decided(&self, topic: &str, partition: i32) -> Result<()> {
+        let mut config = self.common.clone();
+        config.set("group.id", GROUP).set("isolation.level", "read_uncommitted");
+        let everything: Consumer = config.create_with_context(self.context.clone())?;
+        let (_, end) = everything.fetch_watermarks(topic, partition, ANSWER_TIME_MAX)?;
+        let committed = self.consumer()?;
+        for _ in 0..DECIDED_POLLS_MAX {
+            if committed.fetch_watermarks(topic, partition, ANSWER_TIME_MAX)?.1 >= end {
+                return Ok(());
+            }
+            std::thread::sleep(DECIDED_POLL_TIME);
+        }
+        Err(Error::Kafka(format!(
+            "a transaction on {topic}[{partition}] doesn't end"
+        )))
+    }
+
+    /// For what is done to topics.
+    pub fn admin(&self) -> Result<AdminClient<Context>> {
+        Ok(self.common.create_with_context(self.context.clone())?)
     }
 
     /// What clients say goes here.
@@ -114,6 +141,8 @@ impl Connection {
             .set("transactional.id", id)
             .set("transaction.timeout.ms", TRANSACTION_TIME_MAX.as_millis().to_string())
             .set("linger.ms", "0")
+            // As Kafka's own clients have it.
+            .set("partitioner", "murmur2_random")
             .set("queue.buffering.max.kbytes", "131072")
             .set("queue.buffering.max.messages", "1000000");
         config

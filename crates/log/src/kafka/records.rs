@@ -17,6 +17,7 @@ use headwater_event::offset::Offset;
 use crate::compaction::{no_key, removes_key};
 use crate::encoding::{self, Compression};
 use crate::error::{Error, Result};
+use crate::kafka::transactions::Record;
 use crate::topic::{Cleanup, TopicSpec};
 use crate::{LoggedBatch, Produced};
 
@@ -26,16 +27,6 @@ pub(super) const ROWS_MAX: usize = 1 << ROW_BITS;
 /// What the key of a record in a compacted topic begins with.
 const KEY_OF_ROW: u8 = b'k';
 const KEY_OF_PROGRESS: u8 = b'p';
-
-/// What is to be written to one partition.
-#[derive(Clone, Debug)]
-pub(super) struct Record {
-    pub topic: Arc<str>,
-    pub partition: u32,
-    pub key: Option<Bytes>,
-    pub value: Option<Bytes>,
-    pub time: Micros,
-}
 
 /// The offset of a record's first row.
 pub(super) fn base_of(record: i64) -> Offset {
@@ -52,10 +43,10 @@ pub(super) fn record_of(offset: Offset) -> i64 {
 pub(super) fn encode(topic: &Arc<str>, spec: &TopicSpec, batch: &Produced, time: Micros) -> Result<Vec<Record>> {
     let record = |key, value| Record {
         topic: topic.clone(),
-        partition: batch.partition.partition,
+        partition: Some(batch.partition.partition),
         key,
         value,
-        time,
+        time: Some(time),
     };
     let rows = batch.rows.num_rows();
     match &spec.cleanup {

@@ -1,7 +1,10 @@
 //! Writing: everything that is written, is written in a transaction of somebody with an id.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use headwater_event::clock::Micros;
 use parking_lot::Mutex;
 use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
@@ -12,13 +15,25 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 use crate::error::{Error, Result};
 use crate::kafka::connection::{ANSWER_TIME_MAX, Connection};
 use crate::kafka::context::Context;
-use crate::kafka::records::Record;
 
 /// How long to look for answers before looking whether all are there.
 const POLL_TIME: Duration = Duration::from_millis(1);
 
+/// What is to be written.
+#[derive(Clone, Debug)]
+pub struct Record {
+    pub topic: Arc<str>,
+    /// `None` is the one that the key has, as with Kafka's own producers.
+    pub partition: Option<u32>,
+    pub key: Option<Bytes>,
+    /// `None` removes the key from a compacted topic.
+    pub value: Option<Bytes>,
+    /// Kept to the millisecond; `None` is the machine's time.
+    pub time: Option<Micros>,
+}
+
 /// The right to write under a transactional id, until somebody else takes it over.
-pub(super) struct Transactions {
+pub struct Transactions {
     id: String,
     /// Transactions of one id come one after another.
     producer: Mutex<BaseProducer<Deliveries>>,
@@ -53,7 +68,7 @@ impl ProducerContext for Deliveries {
 }
 
 /// What became of a transaction.
-pub(super) enum Failure {
+pub enum Failure {
     /// Nothing of it is visible, and the next one may succeed.
     Aborted(Error),
     /// Nothing of it is visible, and this producer is of no more use.
@@ -102,9 +117,11 @@ impl Transactions {
 
     fn produce(&self, producer: &BaseProducer<Deliveries>, records: &[Record]) -> Result<Vec<i64>, KafkaError> {
         for (number, record) in records.iter().enumerate() {
-            let mut message = BaseRecord::<[u8], [u8], usize>::with_opaque_to(&record.topic, number)
-                .partition(i32::try_from(record.partition).unwrap_or(i32::MAX))
-                .timestamp(record.time.div_euclid(1000));
+            let mut message = BaseRecord::<[u8], [u8], usize>::with_opaque_to(&record.topic, number);
+            message.timestamp = record.time.map(|time| time.div_euclid(1000));
+            message.partition = record
+                .partition
+                .map(|partition| i32::try_from(partition).unwrap_or(i32::MAX));
             message.key = record.key.as_deref();
             message.payload = record.value.as_deref();
             while let Err((error, returned)) = producer.send(message) {
