@@ -5,7 +5,7 @@ CARGO ?= cargo
 PYTHON_ENV := target/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build test check format lint deny python kafka bench soak fuzz
+.PHONY: help demo build test services check format lint deny python kafka bench soak fuzz
 
 help: ## Lists the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,8 +16,11 @@ demo: build ## Builds, starts everything with example events, and shows the resu
 build: toolchain ## Builds the release binary, target/release/headwater
 	@$(CARGO) build --release --locked --bin headwater
 
-test: toolchain python kafka ## Runs all tests
+test: toolchain python kafka servers ## Runs all tests, with the servers that they need
 	@PATH="$(CURDIR)/$(PYTHON_ENV)/bin:$$PATH" $(CARGO) test --workspace --locked --no-fail-fast
+
+services: toolchain servers ## Starts PostgreSQL and Redis as the tests do, for trials by hand
+	@$(CARGO) test --workspace --locked --quiet --test it services -- --ignored --nocapture
 
 check: format lint ## Formatting and lints, warnings as errors: what CI runs before the tests
 
@@ -61,3 +64,9 @@ $(KAFKA)/ready: tests/servers/kafka/pom.xml
 	@command -v mvn >/dev/null || ./scripts/install maven
 	@mvn --quiet --batch-mode --file $< dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory=$(CURDIR)/$(KAFKA)
 	@touch $@
+
+# What tests start by themselves (crates/headwater/tests/it/servers.rs).
+.PHONY: servers
+servers:
+	@command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || ./scripts/install postgresql
+	@command -v redis-server >/dev/null || ./scripts/install redis-server

@@ -1,7 +1,7 @@
 //! The loop around every sink.
 //!
 //! 1. Claim the sink's work, so that no other process does it too, and read the position and the promise that the last
-//!    commit left. Let the sink keep that promise.
+//!    commit left. Let the sink keep that promise, or say which position its target has.
 //! 2. Read what the log has behind the position, and hand it to the sink ([`reading`]).
 //! 3. When the sink has enough, or its rows have waited long enough, let it prepare them; commit the position behind them
 //!    with the promise, and with dead letters for what it could not take ([`store`]); let it publish.
@@ -24,9 +24,9 @@ use std::time::Duration;
 use futures::{FutureExt, poll};
 use headwater_catalog::definition::{Definition, Sink as SinkDefinition};
 use headwater_event::clock::Clock;
+use headwater_event::id::Ids;
 use headwater_event::offset::{Offset, TopicPartition};
 use headwater_log::Log;
-use headwater_log::error::Kind;
 use metrics::counter;
 use parking_lot::{Mutex, RwLock};
 use tokio::runtime::{Builder, Runtime};
@@ -39,7 +39,7 @@ use crate::activity::{Activity, RETRY_FIRST, RETRY_MAX, rest};
 use crate::delivery::reading::Reading;
 use crate::delivery::store::{Delivered, Store};
 use crate::options::Refusal;
-use crate::sink::{Opened, Rows, Sink, Start};
+use crate::sink::{Opened, Rows, Sink};
 use crate::sinks;
 use crate::source::Error;
 use crate::within::Within;
@@ -58,6 +58,7 @@ pub struct Sinks {
 struct Shared {
     log: Arc<dyn Log>,
     clock: Arc<dyn Clock>,
+    ids: Arc<Ids>,
     /// The topic of what can't be delivered.
     dead_letters: Arc<str>,
     within: Within,
@@ -127,6 +128,7 @@ impl Sinks {
         threads: usize,
         log: Arc<dyn Log>,
         clock: Arc<dyn Clock>,
+        ids: Arc<Ids>,
         dead_letters: Arc<str>,
         within: Within,
     ) -> io::Result<Arc<Self>> {
@@ -138,6 +140,7 @@ impl Sinks {
         let shared = Arc::new(Shared {
             log,
             clock,
+            ids,
             dead_letters,
             within,
         });
@@ -149,8 +152,8 @@ impl Sinks {
     }
 
     /// Opens the sink and looks whether it could write.
-    pub fn look(&self, sink: &SinkDefinition, reads: &Definition) -> Result<(), Refusal> {
-        sinks::look(sink, reads, &self.shared.within)
+    pub async fn look(&self, sink: &SinkDefinition, reads: &Definition) -> Result<(), Refusal> {
+        sinks::look(sink, reads, &self.shared.within).await
     }
 
     /// Begins to deliver, from where the sink was stopped last.
@@ -191,13 +194,13 @@ impl Sinks {
         }
     }
 
-    /// Stops the sink, lets it keep what it has promised, and deletes what it has left in the log.
+    /// Stops the sink, lets it keep what it has promised, and deletes what it has left in the log and beside its rows.
     pub async fn remove(&self, sink: &Definition) -> headwater_log::error::Result<()> {
         let running = self.running.write().remove(&sink.id);
         if let Some(running) = running {
             running.end().await;
             if let Err(error) = self.settle(&running).await {
-                warn!(sink = sink.name, %error, "what it has written and not published yet stays in a hidden folder");
+                warn!(sink = sink.name, %error, "what it keeps in its target, and has not published, stays there");
             }
         }
         self.shared.log.release(&store::owner(sink)).await?;
@@ -252,13 +255,8 @@ impl Sinks {
     /// Keeps the promise of a sink that has ended.
     async fn settle(&self, running: &Running) -> Result<(), Error> {
         let (store, promise) = Store::open(&self.shared, &running.sink, &running.reads).await?;
-        let mut opened = open(&running.sink, &running.reads)?;
-        let start = Start {
-            name: store.name(),
-            promise: &promise,
-            within: &self.shared.within,
-        };
-        opened.sink.open(start).await
+        let mut sink = open(&running.sink, &running.reads)?.sink;
+        sink.forget(store.start(&promise, &self.shared.within)).await
     }
 }
 
@@ -329,7 +327,7 @@ impl Task {
                 Err(_) => Error::outside("it panicked; the server's log says more"),
             };
             let name = &self.sink.name;
-            if matches!(&error, Error::Log(error) if error.kind() == Kind::Conflict) {
+            if error.is_taken() {
                 error!(sink = name, %error, "stopped");
                 return self.now(Activity::Failed(error.to_string()));
             }
@@ -355,14 +353,10 @@ impl Task {
     async fn attempt(&self, is_trial: bool) -> Result<Infallible, Error> {
         let (store, promise) = Store::open(&self.shared, &self.sink, &self.reads).await?;
         let Opened { mut sink, interval } = open(&self.sink, &self.reads)?;
-        let start = Start {
-            name: store.name(),
-            promise: &promise,
-            within: &self.shared.within,
-        };
-        sink.open(start).await?;
+        let kept = sink.open(store.start(&promise, &self.shared.within)).await?;
         self.now(Activity::Working);
-        let reading = Reading::open(&self.shared.log, &self.reads, store.consumed()).await?;
+        let position = kept.as_ref().unwrap_or(store.committed());
+        let reading = Reading::open(&self.shared.log, &self.reads, position).await?;
         let attempt = Attempt {
             task: self,
             store,

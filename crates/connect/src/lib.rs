@@ -11,6 +11,7 @@
 pub mod delivery;
 pub mod options;
 pub mod random;
+pub mod reference;
 pub mod runtime;
 pub mod sink;
 pub mod sinks;
@@ -19,3 +20,4 @@ pub mod sources;
 pub mod within;
 
 mod activity;
+mod address;

@@ -24,7 +24,6 @@ use headwater_catalog::definition::{Definition, Source};
 use headwater_event::clock::Clock;
 use headwater_event::id::Ids;
 use headwater_log::Log;
-use headwater_log::error::Kind;
 use metrics::counter;
 use parking_lot::{Mutex, RwLock};
 use tokio::runtime::{Builder, Runtime};
@@ -247,7 +246,7 @@ impl Task {
                 Err(_) => Error::outside("it panicked; the server's log says more"),
             };
             let name = &self.source.name;
-            if matches!(&error, Error::Log(error) if error.kind() == Kind::Conflict) {
+            if error.is_taken() {
                 error!(source = name, %error, "stopped");
                 return self.now(Activity::Failed(error.to_string()));
             }

@@ -8,6 +8,11 @@
 //!    already stays done.
 //!
 //! A process that ends before the commit finds the old position, and reads the rows again; one that ends after it finds the promise.
+//!
+//! A target that has transactions keeps the position itself, in the same transaction as the rows. Then [`Sink::open`] says how far the
+//! target is, and the loop reads on from there, whatever it has committed: `prepare` leaves the transaction open, `publish`
+//! ends it, and where that did not happen the rows are read again. What the promise has to say is which of them are dead letters
+//! already.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -23,6 +28,9 @@ use crate::within::Within;
 /// What a sink has made durable and not visible, in entries of its own making. Kept in a state table.
 pub type Promise = BTreeMap<Bytes, Bytes>;
 
+/// The next offsets to be handed to a sink, by partition.
+pub type Offsets = BTreeMap<u32, Offset>;
+
 /// A sink as its options describe it.
 pub struct Opened {
     pub sink: Box<dyn Sink>,
@@ -33,9 +41,13 @@ pub struct Opened {
 /// Where a sink goes on.
 #[derive(Debug)]
 pub struct Start<'a> {
-    /// The sink's own, never used by another one.
+    /// The sink's own, never used by another one of this log.
     pub name: &'a str,
+    /// Nor by one of any other log.
+    pub identity: &'a str,
     pub promise: &'a Promise,
+    /// What the loop has committed; empty before the first time.
+    pub committed: &'a Offsets,
     /// Where files may be.
     pub within: &'a Within,
 }
@@ -64,11 +76,14 @@ pub trait Sink: Send {
     /// What it promises, for people: "exactly once: …".
     fn guarantee(&self) -> &'static str;
 
-    /// Looks whether it could write, before a `CREATE SINK` is accepted.
-    fn look(&self, within: &Within) -> Result<(), Error>;
+    /// Looks whether it could write, before a `CREATE SINK` is accepted. What may mend itself, such as a server that can't be reached,
+    /// is no error.
+    async fn look(&mut self, within: &Within) -> Result<(), Error>;
 
     /// Begins, or begins again: keeps the promise, and forgets all rows that are not part of it.
-    async fn open(&mut self, start: Start<'_>) -> Result<(), Error>;
+    ///
+    /// The answer is the position that the target keeps, if it does; a partition that it doesn't know begins at the first row that is kept.
+    async fn open(&mut self, start: Start<'_>) -> Result<Option<Offsets>, Error>;
 
     /// Takes rows; those that it can't take are named.
     async fn write(&mut self, rows: Rows<'_>) -> Result<Vec<Undeliverable>, Error>;
@@ -81,4 +96,9 @@ pub trait Sink: Send {
 
     /// Makes visible what was prepared, durably.
     async fn publish(&mut self) -> Result<(), Error>;
+
+    /// The sink is dropped, and is not open: keeps the promise, and leaves nothing else in the target.
+    async fn forget(&mut self, start: Start<'_>) -> Result<(), Error> {
+        self.open(start).await.map(drop)
+    }
 }

@@ -1,14 +1,22 @@
 //! The connectors that take rows out.
 
 pub mod file;
+pub mod postgres;
+pub mod redis;
 
+mod refused;
+
+use std::collections::HashMap;
 use std::sync::Arc;
 
+use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{Schema, SchemaRef};
+use arrow::error::ArrowError;
+use arrow::row::{RowConverter, Rows, SortField};
 use headwater_catalog::definition::{Definition, Sink};
 use headwater_catalog::snapshot::nearest;
 use headwater_event::changes::{OP, readable_schema};
-use headwater_event::op::changelog_schema;
+use headwater_event::op::{Op, changelog_schema};
 use headwater_schema::column::Column;
 
 use crate::options::{About, Options, Refusal};
@@ -16,10 +24,23 @@ use crate::sink::Opened;
 use crate::source::Error;
 use crate::within::Within;
 
-type Open = fn(&SchemaRef, &mut Options<'_>) -> Result<Opened, Refusal>;
+/// What a sink reads.
+pub(crate) struct Reads<'a> {
+    definition: &'a Definition,
+    /// A stream's events, or a view's changes with their `op`.
+    pub(crate) schema: SchemaRef,
+    /// The same without the `op`.
+    pub(crate) rows: SchemaRef,
+}
+
+type Open = fn(&Reads<'_>, &mut Options<'_>) -> Result<Opened, Refusal>;
 
 /// Every connector by its name: to add one is a line here.
-const CONNECTORS: [(&str, Open); 1] = [("file", file::open)];
+const CONNECTORS: [(&str, Open); 3] = [
+    ("file", file::open),
+    ("postgres", postgres::open),
+    ("redis", redis::open),
+];
 
 impl Opened {
     pub fn guarantee(&self) -> &'static str {
@@ -32,36 +53,91 @@ impl Opened {
 /// # Errors
 /// What a person has to write otherwise.
 pub fn open(sink: &Sink, reads: &Definition) -> Result<Opened, Refusal> {
-    let schema = rows_of(reads)?;
+    let reads = Reads::of(reads)?;
     let found = CONNECTORS.iter().find(|(name, _)| *name == sink.connector);
     let Some((name, open)) = found else {
         return Err(unknown(&sink.connector));
     };
     let mut options = Options::new(&sink.options);
-    let opened = open(&schema, &mut options)?;
+    let opened = open(&reads, &mut options)?;
     options.finish(&format!("a sink with the connector {name}"))?;
     Ok(opened)
 }
 
 /// Opens the sink and looks whether it could write.
-pub fn look(sink: &Sink, reads: &Definition, within: &Within) -> Result<(), Refusal> {
-    let opened = open(sink, reads)?;
+pub async fn look(sink: &Sink, reads: &Definition, within: &Within) -> Result<(), Refusal> {
+    let mut opened = open(sink, reads)?;
     let refused = |error: Error| Refusal::new(About::Statement, error.to_string());
-    opened.sink.look(within).map_err(refused)
+    opened.sink.look(within).await.map_err(refused)
 }
 
-/// The rows that a sink gets: a stream's events, or a view's changes with their `op`.
-fn rows_of(reads: &Definition) -> Result<SchemaRef, Refusal> {
-    let fields: Vec<_> = reads.columns().iter().map(Column::field).collect();
-    let schema = Schema::new(fields);
-    if reads.view().is_none() {
-        return Ok(Arc::new(schema));
+impl<'a> Reads<'a> {
+    fn of(definition: &'a Definition) -> Result<Self, Refusal> {
+        let fields: Vec<_> = definition.columns().iter().map(Column::field).collect();
+        let rows = Arc::new(Schema::new(fields));
+        let schema = match definition.view() {
+            None => Arc::clone(&rows),
+            Some(_) if rows.field_with_name(OP).is_ok() => {
+                let message = format!(
+                    "{} has a column {OP}, and a sink adds one of this name",
+                    definition.name
+                );
+                return Err(Refusal::new(About::Stream, message).hint("name it otherwise in the view's SELECT"));
+            }
+            Some(_) => readable_schema(&changelog_schema(&rows)),
+        };
+        Ok(Self {
+            definition,
+            schema,
+            rows,
+        })
     }
-    if schema.field_with_name(OP).is_ok() {
-        let message = format!("{} has a column {OP}, and a sink adds one of this name", reads.name);
-        return Err(Refusal::new(About::Stream, message).hint("name it otherwise in the view's SELECT"));
+
+    /// Of a view the places of the columns that name a row: by them `what` is changed. None for a stream.
+    pub(crate) fn key_of_changes(&self, what: &str) -> Result<Option<Vec<usize>>, Refusal> {
+        let Some(view) = self.definition.view() else {
+            return Ok(None);
+        };
+        let Some(key) = &view.key else {
+            let message = format!(
+                "nothing names a row of {}, so that {what} can't be kept in step with it",
+                self.definition.name
+            );
+            return Err(Refusal::new(About::Stream, message)
+                .hint("a view with GROUP BY or DISTINCT ON has a key; or take out the rows of a derived stream"));
+        };
+        Ok(Some(
+            key.iter().filter_map(|name| self.rows.index_of(name).ok()).collect(),
+        ))
     }
-    Ok(readable_schema(&changelog_schema(&schema)))
+}
+
+/// Of each key the last change, with whether the row is gone after it; in the order of the rows.
+///
+/// A row that goes because of a filter is an update without its second half.
+pub(crate) fn last_changes(rows: &RecordBatch, key: &[usize]) -> Result<Vec<(u32, bool)>, ArrowError> {
+    let ops = rows.column_by_name(OP).map(|column| column.as_string::<i32>());
+    let gone = [Op::Delete.name(), Op::UpdateBefore.name()];
+    let is_gone = |row: u32| ops.is_some_and(|ops| gone.contains(&ops.value(row as usize)));
+    let rows_by_key = keys(rows, key)?;
+    let mut last: HashMap<&[u8], u32> = HashMap::with_capacity(rows.num_rows());
+    for row in 0..rows.num_rows() {
+        let key = rows_by_key.as_ref().map_or(&[] as &[u8], |keys| keys.row(row).data());
+        last.insert(key, row as u32);
+    }
+    let mut last: Vec<_> = last.into_values().map(|row| (row, is_gone(row))).collect();
+    last.sort_unstable();
+    Ok(last)
+}
+
+/// The keys of rows as bytes. None where the key has no columns.
+fn keys(rows: &RecordBatch, key: &[usize]) -> Result<Option<Rows>, ArrowError> {
+    if key.is_empty() {
+        return Ok(None);
+    }
+    let columns: Vec<_> = key.iter().map(|&place| Arc::clone(rows.column(place))).collect();
+    let fields = columns.iter().map(|column| SortField::new(column.data_type().clone()));
+    RowConverter::new(fields.collect())?.convert_columns(&columns).map(Some)
 }
 
 fn unknown(connector: &str) -> Refusal {

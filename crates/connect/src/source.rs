@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use headwater_event::clock::Micros;
 use headwater_event::id::Ids;
-use headwater_log::error::Error as LogError;
+use headwater_log::error::{Error as LogError, Kind};
 
 use crate::within::Within;
 
@@ -24,6 +24,9 @@ pub enum Error {
     Outside(String),
     #[error("its rows do not fit the stream: {0}")]
     Rows(String),
+    /// Another process does the same work. Not tried again.
+    #[error("{0}")]
+    Taken(String),
     #[error(transparent)]
     Log(#[from] LogError),
 }
@@ -97,6 +100,15 @@ pub trait Source: Send {
 impl Error {
     pub fn outside(message: impl Into<String>) -> Self {
         Self::Outside(message.into())
+    }
+
+    /// Whether somebody else has taken over, so that trying again would only be in the way.
+    pub fn is_taken(&self) -> bool {
+        match self {
+            Self::Taken(_) => true,
+            Self::Log(error) => error.kind() == Kind::Conflict,
+            Self::Outside(_) | Self::Rows(_) => false,
+        }
     }
 }
 

@@ -11,7 +11,6 @@
 pub mod keys;
 pub mod layers;
 pub mod memory;
-pub mod reference;
 pub mod units;
 
 use std::fmt;
@@ -19,6 +18,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use headwater_connect::reference;
 use headwater_log::kafka::connection::Security;
 use headwater_telemetry::logs::Format;
 
@@ -120,7 +120,11 @@ impl Config {
     pub fn load(layers: &Layers) -> Result<Self, ConfigError> {
         let mut config = Self::default();
         for setting in layers.settings()? {
-            let resolved = reference::resolve(&setting.text, &layers.environment);
+            let variable = |name: &str| {
+                let found = layers.environment.iter().find(|(known, _)| known == name);
+                found.map(|(_, value)| value.clone())
+            };
+            let resolved = reference::resolve(&setting.text, variable);
             let set = resolved.and_then(|text| (setting.key.set)(&mut config, &text));
             set.map_err(|message| ConfigError {
                 place: setting.place,

@@ -139,6 +139,7 @@ impl Core {
             config.engine.threads,
             Arc::clone(&log),
             Arc::clone(&clock),
+            Arc::clone(&ids),
             dead_letters,
             within,
         );

@@ -1,9 +1,11 @@
-//! What a sink reads: the partitions of a topic, each from its own offset on.
+//! What a sink reads: the partitions of a topic, each from its own offset on. Small batches that stand side by side become one.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
+use arrow::compute::concat_batches;
+use arrow::error::ArrowError;
 use futures::future::select_all;
 use headwater_catalog::definition::Definition;
 use headwater_event::changes::readable;
@@ -12,10 +14,13 @@ use headwater_log::Log;
 use headwater_log::error::Error as LogError;
 use tracing::warn;
 
+use crate::sink::Offsets;
 use crate::source::Error;
 
 /// How much is read of a partition at once.
 const READ_BYTES_MAX: usize = 4 << 20;
+/// Batches are put together up to so many rows.
+const TOGETHER_ROWS_MAX: usize = 64 << 10;
 
 pub(super) struct Reading {
     log: Arc<dyn Log>,
@@ -47,12 +52,8 @@ pub(super) struct Batch {
 }
 
 impl Reading {
-    /// From what was consumed on; else from the first that is kept.
-    pub(super) async fn open(
-        log: &Arc<dyn Log>,
-        reads: &Definition,
-        consumed: &HashMap<TopicPartition, Offset>,
-    ) -> Result<Self, Error> {
+    /// From the position on; else from the first that is kept.
+    pub(super) async fn open(log: &Arc<dyn Log>, reads: &Definition, position: &Offsets) -> Result<Self, Error> {
         let topic: Arc<str> = reads.topic().into();
         let Some(there) = log.topic(&topic).await? else {
             return Err(Error::outside(format!("{} is not there yet", reads.name)));
@@ -60,10 +61,15 @@ impl Reading {
         let mut lanes = Vec::new();
         for number in 0..there.spec.partitions {
             let partition = TopicPartition::new(Arc::clone(&topic), number);
-            let start = match consumed.get(&partition) {
-                Some(&offset) => offset,
-                None => log.offsets(&partition).await?.start,
-            };
+            let there = log.offsets(&partition).await?;
+            let start = position.get(&number).copied().unwrap_or(there.start);
+            if start > there.end {
+                return Err(Error::outside(format!(
+                    "what it writes to has rows up to offset {start} of partition {number} of {}, which itself ends at {}: its data was \
+                     put back to an earlier time. Drop the sink, and create it again where duplicates do no harm",
+                    reads.name, there.end
+                )));
+            }
             lanes.push(Lane {
                 partition,
                 read: start,
@@ -110,9 +116,11 @@ impl Reading {
                 rows: readable(&logged.rows)?,
             })
         };
-        let batches: Result<_, arrow::error::ArrowError> = logged.into_iter().map(batch).collect();
+        let batches: Result<_, ArrowError> = logged.into_iter().map(batch).collect();
         Ok(News {
-            batches: batches.map_err(|error| Error::Rows(error.to_string()))?,
+            batches: batches
+                .and_then(together)
+                .map_err(|error| Error::Rows(error.to_string()))?,
             missed,
         })
     }
@@ -169,5 +177,100 @@ impl Reading {
         let waits = self.lanes.iter().map(|lane| self.log.wait(&lane.partition, lane.read));
         let (ready, ..) = select_all(waits).await;
         Ok(ready?)
+    }
+}
+
+/// The same rows in fewer batches. Offsets within a batch have no gaps.
+fn together(batches: Vec<Batch>) -> Result<Vec<Batch>, ArrowError> {
+    let mut joined: Vec<Batch> = Vec::new();
+    let mut pieces: Vec<RecordBatch> = Vec::new();
+    let mut count = 0;
+    for batch in batches {
+        let rows = batch.rows.num_rows();
+        let follows = |last: &&mut Batch| last.first + count as u64 == batch.first && rows > 0 && count > 0;
+        match joined.last_mut().filter(follows) {
+            Some(last) if count + rows <= TOGETHER_ROWS_MAX => {
+                last.next = batch.next;
+                count += rows;
+            }
+            _ => {
+                join(joined.last_mut(), &mut pieces)?;
+                count = rows;
+                joined.push(Batch {
+                    rows: RecordBatch::new_empty(batch.rows.schema()),
+                    ..batch
+                });
+            }
+        }
+        pieces.push(batch.rows);
+    }
+    join(joined.last_mut(), &mut pieces)?;
+    Ok(joined)
+}
+
+fn join(into: Option<&mut Batch>, pieces: &mut Vec<RecordBatch>) -> Result<(), ArrowError> {
+    if let Some(batch) = into {
+        batch.rows = match pieces.as_slice() {
+            [one] => one.clone(),
+            several => concat_batches(batch.rows.schema_ref(), several)?,
+        };
+    }
+    pieces.clear();
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{AsArray, Int64Array};
+    use arrow::datatypes::Int64Type;
+
+    use super::*;
+
+    #[test]
+    fn rows_side_by_side_are_put_together() {
+        let batch = |first: u64, rows: u64| {
+            let numbers = Int64Array::from_iter_values(first as i64..(first + rows) as i64);
+            Batch {
+                partition: 0,
+                first,
+                next: first + rows.max(1),
+                rows: RecordBatch::try_from_iter([("n", Arc::new(numbers) as _)]).unwrap(),
+            }
+        };
+        let half = TOGETHER_ROWS_MAX as u64 / 2 + 1;
+        // A gap, a batch without rows, and one that would be too much.
+        let all = vec![
+            batch(3, 2),
+            batch(5, 1),
+            batch(7, 1),
+            batch(8, 0),
+            batch(9, 4),
+            batch(13, half),
+            batch(13 + half, half),
+        ];
+        let joined = together(all).unwrap();
+        let places: Vec<_> = joined
+            .iter()
+            .map(|batch| (batch.first, batch.rows.num_rows() as u64, batch.next))
+            .collect();
+        assert_eq!(
+            places,
+            [
+                (3, 3, 6),
+                (7, 1, 8),
+                (8, 0, 9),
+                (9, 4 + half, 13 + half),
+                (13 + half, half, 13 + 2 * half)
+            ]
+        );
+        for batch in joined {
+            let numbers = batch.rows.column(0).as_primitive::<Int64Type>().values();
+            assert!(
+                numbers
+                    .iter()
+                    .zip(batch.first as i64..)
+                    .all(|(found, expected)| *found == expected)
+            );
+        }
     }
 }

@@ -1,10 +1,12 @@
 //! What a sink keeps in the log: its position, as what it has consumed, and in a state table its promise and how much it has
 //! delivered.
 //!
-//! The table has an entry for each of the promise's, with `p` before its key, and one under `n`: how many rows were delivered,
-//! became dead letters and were missed, three `u64`, big endian.
+//! The table has an entry for each of the promise's, with `p` before its key, one under `n`: how many rows were delivered,
+//! became dead letters and were missed, three `u64`, big endian; and under `i` the sink's identity, a UUID that is made when it begins.
+//!
+//! Where the target keeps a position of its own, it can be behind the one that was committed here, and rows come again: they are counted
+//! once.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -19,11 +21,13 @@ use tracing::warn;
 
 use crate::delivery::Shared;
 use crate::delivery::reading::Batch;
-use crate::sink::{Promise, Undeliverable};
+use crate::sink::{Offsets, Promise, Start, Undeliverable};
 use crate::source::Error;
+use crate::within::Within;
 
 const PROMISE: u8 = b'p';
 const DELIVERED: &[u8] = b"n";
+const IDENTITY: &[u8] = b"i";
 /// So many dead letters are committed, however little else there is.
 const LETTERS_MAX: usize = 1000;
 /// What dead letters say of rows that could not be delivered.
@@ -42,14 +46,16 @@ pub(super) struct Store {
     dead_letters: Arc<str>,
     claim: Claim,
     table: Arc<str>,
-    /// The sink's own, for ever.
+    /// The sink's own, for ever: in this log, and anywhere.
     name: String,
+    identity: String,
     sink: String,
     reads: String,
     /// A dead letter that can't be delivered is not one more dead letter.
     reads_dead_letters: bool,
     /// As the last commit left it.
     promise: Promise,
+    committed: Offsets,
     delivered: Delivered,
     /// Since the last commit.
     taken: Delivered,
@@ -71,6 +77,14 @@ impl Store {
         let name: Arc<str> = sink.position_table().into();
         let table = shared.log.state(&name).await?;
         let (promise, delivered) = read(table.as_ref())?;
+        let identity = match table.get(IDENTITY)? {
+            Some(identity) => String::from_utf8_lossy(&identity).into_owned(),
+            None => begin(shared, &claim, &name).await?,
+        };
+        let committed = claim.consumed.iter();
+        let committed = committed
+            .map(|(partition, offset)| (partition.partition, *offset))
+            .collect();
         let label = sink.name.clone();
         let store = Self {
             log: Arc::clone(&shared.log),
@@ -78,10 +92,12 @@ impl Store {
             claim,
             table: name,
             name: format!("{}-{}", sink.name, sink.id),
+            identity,
             sink: format!("sink {}", sink.name),
             reads: reads.name.clone(),
             reads_dead_letters: reads.topic() == *shared.dead_letters,
             promise: promise.clone(),
+            committed,
             delivered,
             taken: Delivered::default(),
             letters: Vec::new(),
@@ -92,12 +108,19 @@ impl Store {
         Ok((store, promise))
     }
 
-    pub(super) fn name(&self) -> &str {
-        &self.name
+    /// What the sink is opened with.
+    pub(super) fn start<'a>(&'a self, promise: &'a Promise, within: &'a Within) -> Start<'a> {
+        Start {
+            name: &self.name,
+            identity: &self.identity,
+            promise,
+            committed: &self.committed,
+            within,
+        }
     }
 
-    pub(super) fn consumed(&self) -> &HashMap<TopicPartition, Offset> {
-        &self.claim.consumed
+    pub(super) fn committed(&self) -> &Offsets {
+        &self.committed
     }
 
     pub(super) fn delivered(&self) -> Delivered {
@@ -115,7 +138,11 @@ impl Store {
 
     /// Counts rows that were handed to the sink, and notes those that it could not take.
     pub(super) fn took(&mut self, batch: &Batch, undeliverable: &[Undeliverable], now: Micros) -> Result<(), Error> {
-        self.taken.rows += (batch.rows.num_rows() - undeliverable.len()) as u64;
+        let committed = self.committed.get(&batch.partition).copied().unwrap_or(0);
+        let counted = usize::try_from(committed.saturating_sub(batch.first)).unwrap_or(usize::MAX);
+        let new = batch.rows.num_rows().saturating_sub(counted);
+        let refused = undeliverable.iter().filter(|row| row.row >= counted).count();
+        self.taken.rows += (new - refused) as u64;
         self.taken.dead_letters += undeliverable.len() as u64;
         for row in undeliverable {
             if self.reads_dead_letters {
@@ -144,9 +171,17 @@ impl Store {
     /// Commits the position behind what was taken, with the promise.
     pub(super) async fn commit(
         &mut self,
-        consumed: Vec<(TopicPartition, Offset)>,
+        mut consumed: Vec<(TopicPartition, Offset)>,
         promise: Promise,
     ) -> Result<(), Error> {
+        consumed.retain(|(partition, offset)| {
+            let committed = self.committed.get(&partition.partition);
+            committed.is_none_or(|committed| offset > committed)
+        });
+        let committed = consumed.iter();
+        let committed: Vec<_> = committed
+            .map(|(partition, offset)| (partition.partition, *offset))
+            .collect();
         let taken = self.taken;
         let delivered = Delivered {
             rows: self.delivered.rows + taken.rows,
@@ -160,6 +195,7 @@ impl Store {
         };
         self.log.commit(&self.claim, commit).await?;
         self.promise = promise;
+        self.committed.extend(committed);
         self.delivered = delivered;
         self.taken = Delivered::default();
         self.letters.clear();
@@ -194,6 +230,21 @@ impl Store {
             entries: gone.chain(new).chain(std::iter::once(counts)).collect(),
         }
     }
+}
+
+/// Gives the sink its identity.
+async fn begin(shared: &Shared, claim: &Claim, table: &Arc<str>) -> Result<String, Error> {
+    let identity = shared.ids.uuid().to_string();
+    let entry = (Bytes::from_static(IDENTITY), Some(identity.clone().into()));
+    let commit = Commit {
+        state: vec![StateWrite {
+            table: Arc::clone(table),
+            entries: Arc::new([entry]),
+        }],
+        ..Commit::default()
+    };
+    shared.log.commit(claim, commit).await?;
+    Ok(identity)
 }
 
 fn read(table: &dyn StateTable) -> Result<(Promise, Delivered), Error> {

@@ -28,7 +28,8 @@ use headwater_catalog::snapshot::nearest;
 use headwater_event::offset::Offset;
 
 use crate::options::{About, Options, Refusal};
-use crate::sink::{Opened, Promise, Rows, Sink, Start, Undeliverable};
+use crate::sink::{Offsets, Opened, Promise, Rows, Sink, Start, Undeliverable};
+use crate::sinks::Reads;
 use crate::sinks::file::folders::Folders;
 use crate::sinks::file::format::Format;
 use crate::sinks::file::staged::{Staged, Staging};
@@ -63,7 +64,7 @@ struct Part {
     staged: Option<Staged>,
 }
 
-pub(super) fn open(schema: &SchemaRef, options: &mut Options<'_>) -> Result<Opened, Refusal> {
+pub(super) fn open(reads: &Reads<'_>, options: &mut Options<'_>) -> Result<Opened, Refusal> {
     let missing = |what: &str| {
         Refusal::new(
             About::Statement,
@@ -71,6 +72,7 @@ pub(super) fn open(schema: &SchemaRef, options: &mut Options<'_>) -> Result<Open
         )
         .hint("WITH (connector = 'file', path = '/data/out', format = 'ndjson')")
     };
+    let schema = &reads.schema;
     let path = options.text("path").ok_or_else(|| missing("path"))?;
     let format = options.one_of("format", &Format::NAMES)?;
     let format = format.ok_or_else(|| missing("format"))?;
@@ -161,7 +163,7 @@ impl Sink for File {
         "exactly once: each row is in one file, and a file is there as a whole or not at all"
     }
 
-    fn look(&self, within: &Within) -> Result<(), Error> {
+    async fn look(&mut self, within: &Within) -> Result<(), Error> {
         within.check(&self.path)?;
         let there = self.path.ancestors().find(|path| path.exists());
         match there {
@@ -173,12 +175,12 @@ impl Sink for File {
         }
     }
 
-    async fn open(&mut self, start: Start<'_>) -> Result<(), Error> {
+    async fn open(&mut self, start: Start<'_>) -> Result<Option<Offsets>, Error> {
         start.within.check(&self.path)?;
         self.parts.clear();
         self.buffered_bytes = 0;
         self.staging = Some(Staging::open(&self.path, start.name, start.promise)?);
-        Ok(())
+        Ok(None)
     }
 
     async fn write(&mut self, rows: Rows<'_>) -> Result<Vec<Undeliverable>, Error> {

@@ -9,10 +9,11 @@ use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::Int64Type;
 use headwater_catalog::definition::{Definition, Object, Sink};
 use headwater_connect::delivery::{SinkStatus, Sinks};
-use headwater_connect::sink::{Promise, Rows, Start};
+use headwater_connect::sink::{Offsets, Promise, Rows, Start};
 use headwater_connect::sinks;
 use headwater_connect::within::Within;
 use headwater_event::clock::ManualClock;
+use headwater_event::id::Ids;
 use headwater_event::offset::TopicPartition;
 use headwater_log::memory::MemoryLog;
 use headwater_log::topic::{Cleanup, TopicSpec};
@@ -35,8 +36,9 @@ struct Delivery {
 }
 
 fn running(log: &Arc<MemoryLog>, clock: &Arc<ManualClock>) -> Arc<Sinks> {
+    let ids = Ids::seeded(Arc::clone(clock) as _, 1);
     let (log, clock) = (Arc::clone(log) as _, Arc::clone(clock) as _);
-    Sinks::new(1, log, clock, DEAD_LETTERS.into(), Within::default()).unwrap()
+    Sinks::new(1, log, clock, ids, DEAD_LETTERS.into(), Within::default()).unwrap()
 }
 
 impl Delivery {
@@ -365,7 +367,7 @@ async fn a_promise_is_kept_once() {
     let delivery = Delivery::new(&[("format", "parquet"), ("partition_by", "text")]).await;
     delivery.sinks.stop(delivery.sink.id).await;
     let out = delivery.out();
-    let (nothing, within) = (Promise::new(), Within::default());
+    let (nothing, committed, within) = (Promise::new(), Offsets::new(), Within::default());
     let open = || {
         sinks::open(delivery.sink.sink().unwrap(), &delivery.stream)
             .unwrap()
@@ -373,7 +375,9 @@ async fn a_promise_is_kept_once() {
     };
     let start = |promise| Start {
         name: "out-9",
+        identity: "6f1c",
         promise,
+        committed: &committed,
         within: &within,
     };
     let batch = rows(1..10);

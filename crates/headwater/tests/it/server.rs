@@ -16,6 +16,7 @@ pub struct Server {
     directory: TempDir,
     data: PathBuf,
     settings: Vec<String>,
+    variables: Vec<(String, String)>,
     pub http_port: u16,
     pub postgres_port: u16,
     process: Option<Child>,
@@ -34,6 +35,7 @@ impl Server {
             data: directory.path().join("data"),
             directory,
             settings: Vec::new(),
+            variables: Vec::new(),
             http_port: free_port(),
             postgres_port: free_port(),
             process: None,
@@ -43,6 +45,12 @@ impl Server {
     /// Sets a key of the configuration: `section.key=value`.
     pub fn with(mut self, setting: &str) -> Self {
         self.settings.push(setting.to_owned());
+        self
+    }
+
+    /// Sets a variable of its environment.
+    pub fn with_variable(mut self, name: &str, value: &str) -> Self {
+        self.variables.push((name.to_owned(), value.to_owned()));
         self
     }
 
@@ -75,6 +83,7 @@ impl Server {
             .args(["--set", &format!("http.listen=127.0.0.1:{}", self.http_port)])
             .args(["--set", &format!("postgres.listen=127.0.0.1:{}", self.postgres_port)])
             .args(self.settings.iter().flat_map(|setting| ["--set", setting]))
+            .envs(self.variables.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("the log file"))
             .stderr(log)
@@ -153,6 +162,12 @@ impl Server {
             assert!(started.elapsed() < PATIENCE, "still {lag} rows behind:\n{}", self.log());
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+    }
+
+    /// What a path answers, as text.
+    pub async fn get(&self, path: &str) -> String {
+        let answer = reqwest::get(format!("{}{path}", self.url())).await.expect("an answer");
+        answer.text().await.expect("a text")
     }
 
     /// Posts events as JSON; the status and the answer.

@@ -24,7 +24,7 @@ const ORDER: [&str; 13] = [
 ];
 
 /// Which of our crates may depend on these, however indirectly.
-const SEEN_BY: [(&str, &[&str]); 4] = [
+const SEEN_BY: [(&str, &[&str]); 6] = [
     ("datafusion", &["headwater-sql", "headwater-query", "headwater"]),
     (
         "fjall",
@@ -49,7 +49,12 @@ const SEEN_BY: [(&str, &[&str]); 4] = [
         ],
     ),
     ("pgwire", &["headwater-sql", "headwater-query", "headwater"]),
+    ("tokio-postgres", CONNECTED),
+    ("redis", CONNECTED),
 ];
+
+/// The crate of connectors, and those that it is below.
+const CONNECTED: &[&str] = &["headwater-connect", "headwater-sql", "headwater-query", "headwater"];
 
 #[test]
 fn dependencies_point_one_way() {

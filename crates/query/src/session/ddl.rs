@@ -41,7 +41,7 @@ pub async fn apply(shared: &Arc<Shared>, statements: &[Statement]) -> Result<Vec
         let snapshot = catalog.snapshot();
         let planned = plan(statements, &snapshot)?;
         let changes = planned.concat();
-        look(shared, statements, &changes, &snapshot)?;
+        look(shared, statements, &changes, &snapshot).await?;
         let notices = notices(statements, &planned);
         if changes.is_empty() {
             break (snapshot.version, notices);
@@ -113,7 +113,12 @@ fn notice(statement: &Statement, changes: &[Change]) -> Option<String> {
 }
 
 /// Looks whether what new sources read from is there, and where new sinks write to.
-fn look(shared: &Shared, statements: &[Statement], changes: &[Change], snapshot: &Snapshot) -> Result<(), SqlError> {
+async fn look(
+    shared: &Shared,
+    statements: &[Statement],
+    changes: &[Change],
+    snapshot: &Snapshot,
+) -> Result<(), SqlError> {
     let after = snapshot.with(changes);
     let made = |name: &Name| {
         let is_new = |change: &Change| matches!(change, Change::Put(new) if new.name == name.value);
@@ -131,7 +136,7 @@ fn look(shared: &Shared, statements: &[Statement], changes: &[Change], snapshot:
             Kind::CreateSink(create) => {
                 let sink = made(&create.name).and_then(|definition| definition.sink());
                 if let (Some(sink), Some(reads)) = (sink, after.get(&create.reads.value)) {
-                    let found = shared.parts.sinks.look(sink, reads);
+                    let found = shared.parts.sinks.look(sink, reads).await;
                     found.map_err(|refusal| define::sink::placed(create, &refusal))?;
                 }
             }

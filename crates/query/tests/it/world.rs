@@ -77,8 +77,8 @@ impl World {
             Within::default(),
         );
         let sources = sources.unwrap();
-        let (in_log, in_clock) = (Arc::clone(&log), Arc::clone(&clock));
-        let sinks = Sinks::new(1, in_log, in_clock, "dead_letters".into(), Within::default()).unwrap();
+        let (in_log, in_clock, in_ids) = (Arc::clone(&log), Arc::clone(&clock), Arc::clone(&ids));
+        let sinks = Sinks::new(1, in_log, in_clock, in_ids, "dead_letters".into(), Within::default()).unwrap();
         let stop = CancellationToken::new();
         let parts = Parts {
             catalog,
