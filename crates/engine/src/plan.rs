@@ -416,6 +416,8 @@ pub struct Aggregate {
     pub result_field: FieldRef,
     /// What it knows of a group is its result, and nothing else: a count, a sum, a minimum.
     pub state_is_result: bool,
+    /// It counts distinct values, and its state is a list of them.
+    pub counts_distinct: bool,
     pub accumulator: Arc<dyn Fn() -> Result<Box<dyn GroupsAccumulator>> + Send + Sync>,
 }
 

@@ -12,6 +12,7 @@ pub mod assign_windows;
 pub mod changelog_aggregate;
 pub mod changelog_over;
 pub mod counted_rows;
+pub mod distinct_counts;
 pub mod filter;
 pub mod grouping_sets;
 pub mod join;

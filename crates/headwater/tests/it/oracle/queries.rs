@@ -87,6 +87,15 @@ pub const QUERIES: &[Query] = &[
          FROM events GROUP BY key, flag",
     ),
     view(
+        "values_of",
+        "SELECT count(DISTINCT n) FILTER (WHERE flag) AS ns, key, count(DISTINCT other) AS others, sum(n) AS n, count(DISTINCT x) AS xs,
+                count(DISTINCT flag) AS flags, sum(DISTINCT n % 7) AS rests, max(other) AS last
+         FROM events GROUP BY key",
+    ),
+    view("values_of_all", "SELECT count(DISTINCT id) AS ids, count(DISTINCT n) AS ns FROM events"),
+    // Over a count that changes.
+    view("as_many_values", "SELECT others, count(*) AS keys, sum(xs) AS xs FROM values_of GROUP BY others"),
+    view(
         "filtered",
         "SELECT other, count(*) FILTER (WHERE n > 0) AS positive, sum(x) FILTER (WHERE flag) AS flagged
          FROM events WHERE key <> 'b' GROUP BY other HAVING count(*) > 2 AND sum(n) % 2 = 0",
