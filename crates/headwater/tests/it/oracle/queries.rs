@@ -290,6 +290,14 @@ pub const QUERIES: &[Query] = &[
         "latest_of",
         "SELECT DISTINCT ON (other, flag) other, flag, id, x FROM events ORDER BY other, flag, at DESC, id",
     ),
+    // The view's rows are its state, in another order.
+    view(
+        "leaders",
+        "SELECT x, id, other, flag, n, key, at
+         FROM (SELECT *, row_number() OVER (PARTITION BY other, key ORDER BY n DESC NULLS LAST, id) AS place FROM events)
+         WHERE place = 1",
+    ),
+    view("of_leaders", "SELECT key, count(*) AS led, sum(n) AS n FROM leaders GROUP BY key"),
     view(
         "second_of_all",
         "SELECT id, x + 1 AS x FROM events QUALIFY row_number() OVER (ORDER BY x DESC NULLS LAST, id) = 2 AND n > -20",
