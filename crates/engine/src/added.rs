@@ -4,7 +4,7 @@
 //! has many rows (see [`list`]):
 //!
 //! 1. What an epoch adds is one entry, a *piece*, and in memory.
-//! 2. When the rows of the pieces have taken up the memory that there is, they are put into [`buckets`] by the hash of their key,
+//! 2. When the rows of the pieces have taken up the memory that there is for them, they are put into [`buckets`] by the hash of their key,
 //!    all at once, and the pieces go.
 //! 3. Memory has two generations (see [`crate::cache`]). A group that is asked for is read from its bucket, and is *whole*
 //!    from then on: all its rows are in memory. To one that isn't, rows are added without reading it.
@@ -16,7 +16,7 @@
 //! | kind | numbers | value |
 //! |---|---|---|
 //! | `b` | bucket, load | rows |
-//! | `h` | hash of the key, load | rows of a key that are many |
+//! | `h` | hash of the key, load, part | rows of a key that are many |
 //! | `m` | | the number of buckets, their bytes, the next load, the rows in buckets and apart: u64 BE |
 //! | `p` | number | rows that are in no bucket yet |
 
@@ -41,6 +41,9 @@ use crate::operators::StateChanges;
 const SEED: u64 = 0x6275_636b_6574_7321;
 /// Pieces are cut into entries of about this.
 const PIECE_BYTES: usize = 256 << 10;
+/// Rows that take more memory are put into buckets even where there is more of it: a commit and a restart have to do with
+/// all of them.
+const NEW_BYTES_MAX: usize = 16 << 20;
 
 pub struct Added {
     names: Names,
@@ -204,7 +207,8 @@ impl Added {
     /// Hands over what the epoch has added, and sees to it that no more than `bytes_max` are in memory.
     pub fn take_changes(&mut self, bytes_max: usize, changes: &mut StateChanges) -> Result<()> {
         let is_full = self.young.bytes() > bytes_max / 2;
-        if is_full && self.old.new_bytes() > bytes_max / 8 {
+        let new_bytes = self.young.new_bytes() + self.old.new_bytes();
+        if new_bytes > NEW_BYTES_MAX || (is_full && self.old.new_bytes() > bytes_max / 8) {
             self.load(&mut changes.entries)?;
         } else {
             for piece in self.pieces.drain(..) {

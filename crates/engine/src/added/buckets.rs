@@ -24,6 +24,8 @@ use crate::error::Result;
 const BUCKET_BYTES: u64 = 16 << 10;
 /// Rows of one key that take more have an entry of their own.
 const APART_BYTES: usize = 4 << 10;
+/// Such an entry is cut at about this, so that none is too large for a log.
+const APART_BYTES_MAX: usize = 1 << 20;
 
 /// What is in the table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -42,8 +44,8 @@ pub struct Load {
     list: Vec<u8>,
     /// By hash: where in the list a group begins and ends.
     groups: Vec<(u64, Range<usize>)>,
-    /// By hash, because two keys may share one.
-    apart: BTreeMap<u64, Vec<u8>>,
+    /// By hash, because two keys may share one, and number.
+    apart: BTreeMap<(u64, u64), Vec<u8>>,
 }
 
 type Written = Vec<(Bytes, Option<Bytes>)>;
@@ -120,7 +122,10 @@ impl Buckets {
         }
         let entry = |(number, list): (u64, Vec<u8>)| (names.of(Kind::Bucket, &[number, load]), Some(list.into()));
         written.extend(contents.into_iter().map(entry));
-        let apart = |(hash, list): (u64, Vec<u8>)| (names.of(Kind::Apart, &[hash, load]), Some(list.into()));
+        let apart = |((hash, part), list): ((u64, u64), Vec<u8>)| {
+            let name = names.of(Kind::Apart, &[hash, load, part]);
+            (name, Some(list.into()))
+        };
         written.extend(new.apart.into_iter().map(apart));
         Ok(())
     }
@@ -152,19 +157,30 @@ impl Load {
     pub fn add<'a>(&mut self, load: u64, hash: u64, key: &[u8], rows: impl Iterator<Item = &'a [u8]>) {
         let start = self.list.len();
         list::put_key(&mut self.list, key);
-        rows.for_each(|row| list::put_row(&mut self.list, row));
-        list::put_end(&mut self.list);
-        if self.list.len() - start > APART_BYTES {
-            self.apart
-                .entry(hash)
-                .or_default()
-                .extend_from_slice(&self.list[start..]);
-            self.list.truncate(start);
+        let mut parts = 0;
+        for row in rows {
+            list::put_row(&mut self.list, row);
+            if self.list.len() - start > APART_BYTES_MAX {
+                self.set_apart((hash, parts), start);
+                parts += 1;
+                list::put_key(&mut self.list, key);
+            }
+        }
+        if parts > 0 || self.list.len() - start > APART_BYTES {
+            self.set_apart((hash, parts), start);
             list::put_key(&mut self.list, key);
             list::put_elsewhere(&mut self.list, load);
-            list::put_end(&mut self.list);
         }
+        list::put_end(&mut self.list);
         self.groups.push((hash, start..self.list.len()));
+    }
+
+    /// Moves the group that was begun at `start`.
+    fn set_apart(&mut self, name: (u64, u64), start: usize) {
+        list::put_end(&mut self.list);
+        let apart = self.apart.entry(name).or_default();
+        apart.extend_from_slice(&self.list[start..]);
+        self.list.truncate(start);
     }
 }
 
@@ -175,14 +191,19 @@ fn read_apart(
     key: &[u8],
     mut take: impl FnMut(&[u8]),
 ) -> Result<()> {
-    let value = table
-        .get(&names.of(Kind::Apart, &[hash, load]))?
-        .ok_or_else(list::damaged)?;
-    for listed in list::groups(&value) {
-        let listed = listed?;
-        if listed.key == key {
-            list_rows(listed).for_each(&mut take);
+    let mut is_there = false;
+    for entry in table.scan(&names.of(Kind::Apart, &[hash, load])) {
+        let (_, value) = entry?;
+        for listed in list::groups(&value) {
+            let listed = listed?;
+            if listed.key == key {
+                is_there = true;
+                list_rows(listed).for_each(&mut take);
+            }
         }
+    }
+    if !is_there {
+        return Err(list::damaged());
     }
     Ok(())
 }

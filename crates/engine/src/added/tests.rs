@@ -137,8 +137,26 @@ async fn many_rows_are_few_entries() {
     let (buckets, entries) = play(1, 20_000, 40_000, 400_000, false).await;
     assert!((20..200).contains(&buckets), "{buckets}");
     assert!(entries < 4_000, "{entries}");
-    let (buckets, _) = play(1, 20_000, 10_000, usize::MAX, false).await;
+    let (buckets, _) = play(1, 20_000, 10_000, 100_000_000, false).await;
     assert_eq!(buckets, 0);
+}
+
+#[tokio::test]
+async fn what_one_key_brings_at_once_is_cut() {
+    let log = MemoryLog::new(ManualClock::new(0));
+    let mut sides = opened(&*log).await;
+    let rows = (0..3_000u32).map(|number| [&number.to_be_bytes()[..], &[7; 1_500]].concat());
+    let rows: Vec<_> = rows.collect();
+    rows.iter().for_each(|row| sides[0].add(b"key", row));
+    commit(&*log, &mut sides, 0).await;
+    sides[0].add(b"other", b"row");
+    commit(&*log, &mut sides, 0).await;
+    let mut sides = opened(&*log).await;
+    let longest = log.state("rows").await.unwrap().scan(&[]);
+    assert!(longest.map(|entry| entry.unwrap().1.len()).max() < Some(2 << 20));
+    assert_eq!(sides[0].buckets.count, 1);
+    let found = found(&mut sides[0], &[b"key".to_vec(), b"other".to_vec()]);
+    assert_eq!(found, [rows, vec![b"row".to_vec()]]);
 }
 
 /// Without which a key that is in half of all rows would make its bucket slow for all others.
