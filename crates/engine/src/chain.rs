@@ -38,15 +38,19 @@ pub fn operator_table(pipeline: &str, stage: usize, operator: usize) -> Arc<str>
 
 /// The table of the view that the stage fills, if its rows are the operator's state.
 pub fn rows_that_keep(plan: &plan::Operator, output: &Output) -> Result<Option<Arc<str>>> {
-    let plan::Operator::ChangelogAggregate(plan::ChangelogAggregate {
-        kept_in_view: Some(_), ..
-    }) = plan
-    else {
-        return Ok(None);
+    let is_in_view = match plan {
+        plan::Operator::ChangelogAggregate(plan) => plan.kept_in_view.is_some(),
+        plan::Operator::TopN(plan) => plan.kept_in_view.is_some(),
+        _ => false,
     };
+    if !is_in_view {
+        return Ok(None);
+    }
     match output {
         Output::View { table, .. } => Ok(Some(Arc::clone(table))),
-        Output::Topic { .. } => Err(Error::Plan("there is no view to keep an aggregate in".to_owned())),
+        Output::Topic { .. } => Err(Error::Plan(
+            "there is no view to keep an operator's state in".to_owned(),
+        )),
     }
 }
 

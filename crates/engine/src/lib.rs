@@ -4,6 +4,7 @@
 //! [`plan`] says what a query is made of; `sql` makes plans, this crate runs them. [`operators`] has
 //! a file for each operator. It knows no SQL text, no sockets, and no clock but the one it is handed.
 
+mod added;
 mod cache;
 pub mod catch_up;
 mod chain;

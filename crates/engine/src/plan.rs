@@ -265,8 +265,22 @@ pub struct TopN {
     /// Rows come in windows: a group is complete when the watermark passes this time column's value, comes out once
     /// then, and is forgotten.
     pub closes_by: Option<usize>,
+    /// The rows that come are never taken back.
+    pub only_added: bool,
+    /// The view that the stage fills shows the first row of each group, whole and by the groups as its key, so nothing
+    /// is kept beside it.
+    pub kept_in_view: Option<RowsOfView>,
     /// The input's columns, the number, and the op column unless groups come out once.
     pub schema: SchemaRef,
+}
+
+/// Rows as a view has them.
+#[derive(Clone, Debug)]
+pub struct RowsOfView {
+    pub schema: SchemaRef,
+    pub key: Vec<usize>,
+    /// Where each column of the rows is among the view's.
+    pub columns: Vec<usize>,
 }
 
 /// Window functions over the rows of a group in the order of event time (`OVER`). A row comes out once, with the
@@ -416,6 +430,8 @@ pub struct Aggregate {
     pub result_field: FieldRef,
     /// What it knows of a group is its result, and nothing else: a count, a sum, a minimum.
     pub state_is_result: bool,
+    /// It counts distinct values, and its state is a list of them.
+    pub counts_distinct: bool,
     pub accumulator: Arc<dyn Fn() -> Result<Box<dyn GroupsAccumulator>> + Send + Sync>,
 }
 

@@ -361,6 +361,7 @@ fn first_rows(top: &TopN) -> String {
         limit => format!("{limit} rows"),
     };
     let kept = match top.closes_by {
+        _ if top.kept_in_view.is_some() => "the view's rows are its state",
         Some(_) => "kept until the watermark passes the window's end",
         None => "keeps these, or every row where rows may go again",
     };

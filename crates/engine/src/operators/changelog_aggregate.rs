@@ -1,7 +1,9 @@
 //! Merges partial states by group for ever, and emits what changed at the end of each epoch.
 //!
 //! State lives in the store, with a bounded cache in front: key `partition u32 BE | row-encoded
-//! group`, value the row-encoded states of all aggregates. An epoch reads the groups that it
+//! group`, value the row-encoded states of all aggregates. Where distinct values are counted, of which a group may have
+//! any number, the state is how many there were, an `s` stands before the group, and the values themselves are in
+//! [`super::distinct_counts`]. An epoch reads the groups that it
 //! touched at once, and writes each once. Where the view that is filled has all of it in its rows (see
 //! [`plan::ChangelogAggregate::kept_in_view`]), those are what is read, and nothing is written here.
 //!
@@ -15,7 +17,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, BooleanArray, RecordBatch, UInt32Array, new_empty_array};
+use arrow::array::{ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, UInt32Array, new_empty_array};
 use arrow::compute::{nullif, take_arrays};
 use arrow::datatypes::{DataType, Int64Type, SchemaRef};
 use arrow::row::{RowConverter, SortField};
@@ -23,6 +25,7 @@ use bytes::Bytes;
 use headwater_log::StateTable;
 
 use super::accumulation::{Accumulation, Accumulators};
+use super::distinct_counts::{DistinctCounts, NewValues};
 use super::salvage::ByGroup;
 use super::{Operator, Rejected, Saved, StateChanges, batch_of};
 use crate::cache::Cache;
@@ -33,9 +36,15 @@ use crate::plan;
 use crate::plan::Aggregate;
 use crate::rows::encode_rows;
 
+/// Before the keys of groups, where there are other entries as well.
+const GROUPS: u8 = b's';
+
 pub struct ChangelogAggregate {
     plan: plan::ChangelogAggregate,
     aggregates: Arc<[Aggregate]>,
+    /// Those that don't count distinct values.
+    plain: Arc<[Aggregate]>,
+    distinct: DistinctCounts,
     group_types: Vec<DataType>,
     epoch: Accumulation,
     /// What came in this epoch, to begin again with, and whether that is to be done.
@@ -54,6 +63,13 @@ pub struct ChangelogAggregate {
 struct Settled {
     entries: Vec<(Bytes, Option<Bytes>)>,
     changes: RecordBatch,
+    new_values: NewValues,
+}
+
+/// Columns of aggregates: of those that don't count distinct values, and of those that do.
+struct Columns {
+    plain: Vec<ArrayRef>,
+    distinct: Vec<ArrayRef>,
 }
 
 impl ChangelogAggregate {
@@ -62,10 +78,16 @@ impl ChangelogAggregate {
         let (group_types, state_types) = types.split_at(plan.groups);
         let kept_types = match &plan.kept_in_view {
             Some(aggregates) => aggregates.iter().map(|&at| state_types[at].clone()).collect(),
-            None => state_types.to_vec(),
+            None => kept_types(&plan.aggregates, state_types),
         };
         let aggregates: Arc<[Aggregate]> = plan.aggregates.as_slice().into();
+        let plain = aggregates
+            .iter()
+            .filter(|aggregate| !aggregate.counts_distinct)
+            .cloned();
         Ok(Self {
+            plain: plain.collect(),
+            distinct: DistinctCounts::new(&aggregates)?,
             epoch: Accumulation::new(group_types, &aggregates)?,
             group_types: group_types.to_vec(),
             taken: Vec::new(),
@@ -140,18 +162,50 @@ impl ChangelogAggregate {
 
     /// The groups' keys in the table.
     fn encode_keys(&self, groups: &[ArrayRef], count: usize) -> Result<Vec<Bytes>> {
-        let partition = self.partition.to_be_bytes();
+        Ok(encode_rows(&self.keys, groups, count, &self.prefix())?)
+    }
+
+    /// What the keys of groups begin with.
+    fn prefix(&self) -> Vec<u8> {
+        let mut prefix = Vec::new();
         // A group is in one partition only, and a view's rows don't say in which.
-        let prefix = if self.plan.kept_in_view.is_some() {
-            &[][..]
-        } else {
-            &partition
-        };
-        Ok(encode_rows(&self.keys, groups, count, prefix)?)
+        if self.plan.kept_in_view.is_none() {
+            prefix.extend_from_slice(&self.partition.to_be_bytes());
+        }
+        if !self.distinct.is_none() {
+            prefix.push(GROUPS);
+        }
+        prefix
     }
 
     fn accumulators(&self) -> Result<Accumulators> {
-        Accumulators::new(&self.aggregates)
+        Accumulators::new(&self.plain)
+    }
+
+    fn is_distinct(&self) -> impl Iterator<Item = (usize, bool)> {
+        let aggregates = self.aggregates.iter();
+        aggregates.map(|aggregate| (aggregate.state_fields.len(), aggregate.counts_distinct))
+    }
+
+    /// States of all aggregates, those that come or those that are kept.
+    fn parted(&self, states: Vec<ArrayRef>) -> Columns {
+        let is_distinct = self
+            .is_distinct()
+            .flat_map(|(fields, is)| std::iter::repeat_n(is, fields));
+        let (distinct, plain): (Vec<_>, Vec<_>) = states.into_iter().zip(is_distinct).partition(|(_, is)| *is);
+        let columns = |of: Vec<(ArrayRef, bool)>| of.into_iter().map(|(column, _)| column).collect();
+        Columns {
+            plain: columns(plain),
+            distinct: columns(distinct),
+        }
+    }
+
+    fn states_of(&self, columns: &Columns) -> Vec<ArrayRef> {
+        columns.joined(self.is_distinct())
+    }
+
+    fn results_of(&self, columns: &Columns) -> Vec<ArrayRef> {
+        columns.joined(self.is_distinct().map(|(_, is)| (1, is)))
     }
 
     fn fresh(&self) -> Result<Accumulation> {
@@ -204,23 +258,49 @@ impl ChangelogAggregate {
         let keys: Vec<Bytes> = order.iter().map(|&group| keys[group as usize].clone()).collect();
         let order = UInt32Array::from(order);
         let groups = take_arrays(groups, &order, None)?;
-        let arrived = take_arrays(arrived, &order, None)?;
+        let arrived = self.parted(take_arrays(arrived, &order, None)?);
         let places: Vec<usize> = (0..count).collect();
 
         let mut before = self.accumulators()?;
         let mut whole = self.accumulators()?;
+        let mut counted = Vec::new();
         if known > 0 {
             let former = self.decode(&former)?;
-            before.merge(&places[..known], known, &former)?;
-            whole.merge(&places[..known], known, &former)?;
+            let former = self.parted(former);
+            before.merge(&places[..known], known, &former.plain)?;
+            whole.merge(&places[..known], known, &former.plain)?;
+            counted = former.distinct;
         }
-        whole.merge(&places, count, &arrived)?;
-        let states = whole.take_states()?;
-        whole.merge(&places, count, &states)?;
-        let after = whole.take_results()?;
+        whole.merge(&places, count, &arrived.plain)?;
+        let plain = whole.take_states()?;
+        whole.merge(&places, count, &plain)?;
+        let prefix = self.prefix().len();
+        let names: Vec<&[u8]> = keys.iter().map(|key| &key[prefix..]).collect();
+        let new_values = self.distinct.fresh(&names, &arrived.distinct)?;
+        let distinct = new_values.counts.iter().enumerate().map(|(at, new)| {
+            let former = counted
+                .get(at)
+                .map(|counts| counts.as_primitive::<Int64Type>().values());
+            let former = former.into_iter().flatten().copied().chain(std::iter::repeat(0));
+            Arc::new(
+                former
+                    .zip(new)
+                    .map(|(former, new)| former + new)
+                    .collect::<Int64Array>(),
+            ) as ArrayRef
+        });
+        let distinct: Vec<_> = distinct.collect();
+        let after = self.results_of(&Columns {
+            plain: whole.take_results()?,
+            distinct: distinct.clone(),
+        });
+        let states = self.states_of(&Columns { plain, distinct });
         let before = match known {
             0 => after.iter().map(|column| new_empty_array(column.data_type())).collect(),
-            _ => before.take_results()?,
+            _ => self.results_of(&Columns {
+                plain: before.take_results()?,
+                distinct: counted,
+            }),
         };
         let before_of: Vec<_> = (0..count)
             .map(|place| (place < known).then_some(place as u32))
@@ -237,6 +317,7 @@ impl ChangelogAggregate {
         Ok(Settled {
             entries: entries.collect(),
             changes: batch_of(&self.plan.schema, changes)?,
+            new_values,
         })
     }
 
@@ -261,6 +342,7 @@ impl ChangelogAggregate {
     }
 
     fn apply(&mut self, settled: Settled, out: &mut Vec<RecordBatch>) {
+        self.distinct.add(&settled.new_values);
         for (key, value) in settled.entries {
             match (&mut self.cache, &value) {
                 (Some(cache), Some(value)) => cache.put(&key, value),
@@ -316,28 +398,31 @@ impl Operator for ChangelogAggregate {
 
     fn changes(&mut self, changes: &mut StateChanges) -> Result<()> {
         changes.entries.append(&mut self.written);
-        Ok(())
+        match self.distinct.is_none() {
+            true => Ok(()),
+            false => self.distinct.changes(changes),
+        }
     }
 
     fn restore(&mut self, saved: &Saved) -> Result<()> {
         self.partition = saved.partition;
-        let is_empty = match self.plan.kept_in_view {
-            // Other partitions' rows are among them.
-            Some(_) => saved.table.scan(&[]).next().transpose()?.is_none(),
-            None => saved
-                .table
-                .scan(&saved.partition.to_be_bytes())
-                .next()
-                .transpose()?
-                .is_none(),
-        };
+        // In a view other partitions' rows are among them.
+        let is_empty = saved.table.scan(&self.prefix()).next().transpose()?.is_none();
+        if !self.distinct.is_none() {
+            self.distinct.restore(saved)?;
+        }
         self.cache = Some(Cache::new(saved.caches.share(), is_empty));
         self.table = Some(Arc::clone(&saved.table));
         Ok(())
     }
 
     fn held(&self) -> Held {
-        Held::cache(self.cache.as_ref().map_or(0, Cache::bytes))
+        let cached = self.cache.as_ref().map_or(0, Cache::bytes);
+        match self.distinct.is_none() {
+            true => Held::cache(cached),
+            // Distinct values are most of it.
+            false => Held::whole(self.distinct.len(), cached + self.distinct.bytes()),
+        }
     }
 
     fn take_rejected(&mut self) -> Vec<Rejected> {
@@ -348,6 +433,28 @@ impl Operator for ChangelogAggregate {
 fn merge(epoch: &mut Accumulation, batch: &RecordBatch, groups: usize) -> Result<()> {
     let (groups, states) = batch.columns().split_at(groups);
     epoch.merge(groups, batch.num_rows(), states)
+}
+
+impl Columns {
+    /// In the order of the aggregates, of each of which there are so many columns.
+    fn joined(&self, aggregates: impl Iterator<Item = (usize, bool)>) -> Vec<ArrayRef> {
+        let (mut plain, mut distinct) = (self.plain.iter(), self.distinct.iter());
+        let columns = aggregates.flat_map(|(columns, is_distinct)| {
+            let from = if is_distinct { &mut distinct } else { &mut plain };
+            from.take(columns).cloned().collect::<Vec<_>>()
+        });
+        columns.collect()
+    }
+}
+
+/// Of distinct values the number is kept.
+fn kept_types(aggregates: &[Aggregate], states: &[DataType]) -> Vec<DataType> {
+    let fields = aggregates
+        .iter()
+        .flat_map(|aggregate| std::iter::repeat_n(aggregate.counts_distinct, aggregate.state_fields.len()));
+    let kept = states.iter().zip(fields);
+    kept.map(|(kind, is_count)| if is_count { DataType::Int64 } else { kind.clone() })
+        .collect()
 }
 
 fn converter(types: &[DataType]) -> Result<RowConverter> {

@@ -12,7 +12,9 @@ pub mod assign_windows;
 pub mod changelog_aggregate;
 pub mod changelog_over;
 pub mod counted_rows;
+pub mod distinct_counts;
 pub mod filter;
+pub mod first;
 pub mod grouping_sets;
 pub mod join;
 pub mod number_copies;
@@ -179,9 +181,10 @@ pub fn build(plan: &plan::Operator, input: &SchemaRef) -> Result<Box<dyn Operato
             Box::new(retracting_aggregate::RetractingAggregate::new(plan.clone(), input)?)
         }
         plan::Operator::NumberCopies(plan) => Box::new(number_copies::NumberCopies::new(plan.clone(), input)?),
-        plan::Operator::TopN(plan) => match plan.closes_by {
-            Some(closes_by) => Box::new(window_top_n::WindowTopN::new(plan.clone(), closes_by, input.clone())?),
-            None => Box::new(top_n::TopN::new(plan.clone(), input)?),
+        plan::Operator::TopN(plan) => match (plan.closes_by, &plan.kept_in_view) {
+            (_, Some(kept)) => Box::new(first::First::new(plan.clone(), kept, input.clone())?),
+            (Some(closes_by), _) => Box::new(window_top_n::WindowTopN::new(plan.clone(), closes_by, input.clone())?),
+            (None, None) => Box::new(top_n::TopN::new(plan.clone(), input)?),
         },
         plan::Operator::ChangelogOver(plan) => Box::new(changelog_over::ChangelogOver::new(plan.clone(), input)?),
         plan::Operator::Over(plan) => Box::new(over::Over::new(plan.clone(), input.clone())?),

@@ -334,6 +334,8 @@ mod tests {
             limit: 1,
             row_number: false,
             closes_by: None,
+            only_added: true,
+            kept_in_view: None,
             schema: changelog_schema(&input),
         };
         TopN::new(plan, &input).unwrap()

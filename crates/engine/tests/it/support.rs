@@ -96,6 +96,7 @@ fn aggregate(
         state_fields: built.state_fields().unwrap(),
         result_field: built.field(),
         state_is_result: false,
+        counts_distinct: distinct && built.fun().name() == "count",
         accumulator: Arc::new(move || {
             if built.groups_accumulator_supported() {
                 return built.create_groups_accumulator();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::compute::SortOptions;
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use headwater_engine::plan::{
-    AssignWindows, Operator, Output, PartialAggregate, Pipeline, Stage, TimeSource, TopN, ViewKey, Window,
+    AssignWindows, Operator, Output, PartialAggregate, Pipeline, RowsOfView, Stage, TimeSource, TopN, ViewKey, Window,
 };
 use headwater_event::op::{changelog_schema, is_changelog};
 use proptest::prelude::*;
@@ -50,6 +50,8 @@ fn first_rows(limit: u64, row_number: bool) -> TopN {
         limit,
         row_number,
         closes_by: None,
+        only_added: true,
+        kept_in_view: None,
         schema: result_schema(&schema(), row_number, true),
     }
 }
@@ -57,6 +59,18 @@ fn first_rows(limit: u64, row_number: bool) -> TopN {
 fn one_stage(story: &Story, top: TopN, key: Vec<usize>) -> Pipeline {
     let view = to_view(&top.schema, ViewKey::Columns(key));
     pipeline(vec![stage(from_stream(story), vec![Operator::TopN(top)], view)])
+}
+
+/// Whose view is its state.
+fn first_in_view(story: &Story) -> Pipeline {
+    let mut top = first_rows(1, false);
+    let rows = schema();
+    top.kept_in_view = Some(RowsOfView {
+        columns: (0..rows.fields().len()).collect(),
+        schema: rows,
+        key: vec![KEY],
+    });
+    one_stage(story, top, vec![KEY])
 }
 
 fn numbered_sql(limit: u64) -> String {
@@ -79,6 +93,8 @@ fn over_a_changelog(story: &Story, row_number: bool) -> Pipeline {
         limit: 2,
         row_number,
         closes_by: None,
+        only_added: false,
+        kept_in_view: None,
         schema: result_schema(&counts, row_number, true),
     };
     let key = match row_number {
@@ -137,6 +153,8 @@ fn over_windows(story: &Story, window: Window, emit_changes: bool) -> Pipeline {
         limit: 2,
         row_number: true,
         closes_by: Some(1),
+        only_added: true,
+        kept_in_view: None,
         schema: result_schema(&between, true, false),
     };
     let view = to_view(&top.schema, ViewKey::Position);
@@ -241,7 +259,14 @@ proptest! {
     #[test]
     fn the_first_alone(story in stories()) {
         let sql = format!("SELECT time, t, key, code, v FROM ({})", numbered_sql(1));
-        check(|story| one_stage(story, first_rows(1, false), vec![KEY]), by_key(story), &sql);
+        check(|story| one_stage(story, first_rows(1, false), vec![KEY]), by_key(story.clone()), &sql);
+        check(first_in_view, by_key(story), &sql);
+    }
+
+    #[test]
+    fn the_first_of_equal_rows(story in stories()) {
+        let sql = format!("SELECT time, t, key, code, v FROM ({})", numbered_sql(1));
+        check(first_in_view, alike(by_key(story)), &sql);
     }
 
     #[test]

@@ -87,6 +87,7 @@ pub fn touchy() -> Aggregate {
         state_fields: vec![Arc::new(Field::new("sum", DataType::Int64, true))],
         result_field: Arc::new(Field::new("sum", DataType::Int64, true)),
         state_is_result: true,
+        counts_distinct: false,
         accumulator: Arc::new(|| Ok(Box::<Touchy>::default())),
     }
 }

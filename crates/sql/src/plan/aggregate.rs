@@ -431,6 +431,7 @@ impl Stages<'_> {
             filter: lowered.filter,
             state_fields: function.state_fields().map_err(|error| self.error(&error))?,
             result_field: function.field(),
+            counts_distinct: function.is_distinct() && function.fun().name() == "count",
             state_is_result: !function.is_distinct() && STATE_IS_RESULT.contains(&function.fun().name()),
             accumulator: Arc::new(move || {
                 if function.groups_accumulator_supported() {

@@ -1,8 +1,9 @@
 //! Where the rows of a continuous query go, and what names a row of a view.
 
+use arrow::datatypes::{Schema, SchemaRef};
 use datafusion::physical_expr::expressions::Column;
 use headwater_catalog::definition::{Definition, Stream};
-use headwater_engine::plan::{Operator, Output, ViewKey};
+use headwater_engine::plan::{ChangelogAggregate, Operator, Output, RowsOfView, TopN, ViewKey};
 
 use crate::error::{Result, SqlError};
 use crate::plan::branch::Key;
@@ -50,7 +51,8 @@ pub fn to_view(flow: &mut Flow, definition: &Definition) -> Output {
     }
 }
 
-/// Where the view has everything in its rows that an aggregate knows of its groups, it keeps nothing beside them.
+/// Where the view has everything in its rows that an aggregate or the first rows know of their groups, these keep nothing
+/// beside them.
 fn keep_in_view(flow: &mut Flow, key: &[usize]) {
     let schema = flow.stored_schema();
     let operators = flow.last_operators();
@@ -66,9 +68,29 @@ fn keep_in_view(flow: &mut Flow, key: &[usize]) {
         from = columns;
         last -= 1;
     }
-    let Some(Operator::ChangelogAggregate(aggregate)) = last.checked_sub(1).map(|at| &mut operators[at]) else {
-        return;
-    };
+    match last.checked_sub(1).map(|at| &mut operators[at]) {
+        Some(Operator::ChangelogAggregate(aggregate)) => keep_aggregate(aggregate, &schema, key, &from),
+        Some(Operator::TopN(top)) => keep_first(top, schema, key, &from),
+        _ => {}
+    }
+}
+
+/// The first rows of groups that are one each and never go, where the view has all of their columns.
+fn keep_first(top: &mut TopN, schema: SchemaRef, key: &[usize], from: &[usize]) {
+    let is_one = top.limit == 1 && !top.row_number && top.closes_by.is_none() && top.only_added;
+    let is_named_by_groups = key.iter().map(|&at| from[at]).eq(top.partition_by.iter().copied());
+    // The op column is not among them.
+    let columns = 0..top.schema.fields().len() - 1;
+    let is_of_type = |at: usize, column| schema.field(at).data_type() == top.schema.field(column).data_type();
+    let place = |column| (0..from.len()).find(|&at| from[at] == column && is_of_type(at, column));
+    let columns: Option<Vec<usize>> = columns.map(place).collect();
+    if let Some(columns) = columns.filter(|_| is_one && is_named_by_groups) {
+        let key = key.to_vec();
+        top.kept_in_view = Some(RowsOfView { schema, key, columns });
+    }
+}
+
+fn keep_aggregate(aggregate: &mut ChangelogAggregate, schema: &Schema, key: &[usize], from: &[usize]) {
     let groups = aggregate.groups;
     let is_named_by_groups = groups > 0 && key.iter().map(|&at| from[at]).eq(0..groups);
     let rest = (0..from.len()).filter(|at| !key.contains(at));

@@ -129,12 +129,15 @@ impl Stages<'_> {
             .map(|(relation, field)| (relation.cloned(), field.clone()));
         let schema = self.append(&branch, number)?;
         let changelog = closes_by.is_none();
+        let only_added = !branch.rows.changelog;
         branch.part.operators.push(Operator::TopN(TopN {
             partition_by: partition_by.clone(),
             order_by,
             limit: first.limit,
             row_number,
             closes_by,
+            only_added,
+            kept_in_view: None,
             schema: match changelog {
                 true => changelog_schema(schema.as_arrow()),
                 false => Arc::new(schema.as_arrow().clone()),

@@ -175,8 +175,9 @@ impl Memory for Kept {
         role.shows(matches)
     }
 
-    fn changes(&mut self, changes: &mut StateChanges) {
+    fn changes(&mut self, changes: &mut StateChanges) -> Result<()> {
         self.rows.take_changes(changes);
+        Ok(())
     }
 
     fn restore(&mut self, _: &[Side; 2], saved: &Saved) -> Result<()> {

@@ -5,8 +5,9 @@
 //! 2. A stretch finds the other side's rows with its keys, and the filter is evaluated for many of the
 //!    pairs at once ([`Pairs`]). What an unmatched row is worth ([`Role`]) depends on how many matches it has, so
 //!    where that matters both sides' rows keep count.
-//! 3. The stretch becomes part of its own side's state. Two kinds of [`Memory`] exist: [`kept`] for ever, by key,
-//!    in the state table; and [`near`], within reach in event time, in memory.
+//! 3. The stretch becomes part of its own side's state. Three kinds of [`Memory`] exist: [`added`] for ever, by key, where
+//!    rows only come and need no counts; [`kept`] for ever where they may go, or have counts; and [`near`], within reach in
+//!    event time, in memory.
 //!
 //! Of a stretch the retractions come out first, then what is new. Changes to one row that cancel each other are
 //! put together before, so that no retraction belongs to a row of the same stretch.
@@ -15,6 +16,7 @@
 //!
 //! A row for which the filter fails is left out as if it had not come.
 
+mod added;
 mod kept;
 mod near;
 mod pairs;
@@ -31,6 +33,7 @@ use bytes::Bytes;
 use headwater_event::clock::Micros;
 use headwater_event::op::is_changelog;
 
+use self::added::OnlyAdded;
 use self::kept::Kept;
 use self::near::Near;
 use self::pairs::Pairs;
@@ -84,7 +87,7 @@ trait Memory: Send {
         0
     }
 
-    fn changes(&mut self, changes: &mut StateChanges);
+    fn changes(&mut self, changes: &mut StateChanges) -> Result<()>;
 
     fn restore(&mut self, sides: &[Side; 2], saved: &Saved) -> Result<()>;
 
@@ -119,6 +122,7 @@ pub fn build(plan: plan::Join, input: &SchemaRef) -> Result<Box<dyn Operator>> {
     }
     let sides = Side::both(&plan, input)?;
     let (reach, current, is_changelog) = (plan.reach, plan.current, is_changelog(input));
+    let has_counts = sides.iter().any(|side| side.role.is_counted());
     let shape = Shape {
         plan,
         input: input.clone(),
@@ -127,7 +131,8 @@ pub fn build(plan: plan::Join, input: &SchemaRef) -> Result<Box<dyn Operator>> {
     Ok(match reach {
         Some(_) if is_changelog => return Err(Error::Plan("a join of changelogs has no reach in time".to_owned())),
         Some(reach) => Box::new(Join::new(shape, Near::new(reach))?),
-        None => Box::new(Join::new(shape, Kept::new(is_changelog, !current))?),
+        None if is_changelog || current || has_counts => Box::new(Join::new(shape, Kept::new(is_changelog, !current))?),
+        None => Box::new(Join::new(shape, OnlyAdded::new())?),
     })
 }
 
@@ -271,8 +276,7 @@ impl<M: Memory> Operator for Join<M> {
     }
 
     fn changes(&mut self, changes: &mut StateChanges) -> Result<()> {
-        self.memory.changes(changes);
-        Ok(())
+        self.memory.changes(changes)
     }
 
     fn restore(&mut self, saved: &Saved) -> Result<()> {

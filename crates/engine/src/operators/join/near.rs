@@ -301,7 +301,7 @@ impl Memory for Near {
         self.reach.upper.max(self.reach.lower.saturating_neg()).max(0)
     }
 
-    fn changes(&mut self, changes: &mut StateChanges) {
+    fn changes(&mut self, changes: &mut StateChanges) -> Result<()> {
         for side in [LEFT, RIGHT] {
             let known = &mut self.sides[side];
             for number in known.touched.drain() {
@@ -314,6 +314,7 @@ impl Memory for Near {
         let written = self.written.drain(..);
         let written = written.map(|(entry, value)| (parts::key(changes.partition, entry.what, entry.number), value));
         changes.entries.extend(written);
+        Ok(())
     }
 
     fn restore(&mut self, sides: &[Side; 2], saved: &Saved) -> Result<()> {

@@ -87,6 +87,15 @@ pub const QUERIES: &[Query] = &[
          FROM events GROUP BY key, flag",
     ),
     view(
+        "values_of",
+        "SELECT count(DISTINCT n) FILTER (WHERE flag) AS ns, key, count(DISTINCT other) AS others, sum(n) AS n, count(DISTINCT x) AS xs,
+                count(DISTINCT flag) AS flags, sum(DISTINCT n % 7) AS rests, max(other) AS last
+         FROM events GROUP BY key",
+    ),
+    view("values_of_all", "SELECT count(DISTINCT id) AS ids, count(DISTINCT n) AS ns FROM events"),
+    // Over a count that changes.
+    view("as_many_values", "SELECT others, count(*) AS keys, sum(xs) AS xs FROM values_of GROUP BY others"),
+    view(
         "filtered",
         "SELECT other, count(*) FILTER (WHERE n > 0) AS positive, sum(x) FILTER (WHERE flag) AS flagged
          FROM events WHERE key <> 'b' GROUP BY other HAVING count(*) > 2 AND sum(n) % 2 = 0",
@@ -281,6 +290,14 @@ pub const QUERIES: &[Query] = &[
         "latest_of",
         "SELECT DISTINCT ON (other, flag) other, flag, id, x FROM events ORDER BY other, flag, at DESC, id",
     ),
+    // The view's rows are its state, in another order.
+    view(
+        "leaders",
+        "SELECT x, id, other, flag, n, key, at
+         FROM (SELECT *, row_number() OVER (PARTITION BY other, key ORDER BY n DESC NULLS LAST, id) AS place FROM events)
+         WHERE place = 1",
+    ),
+    view("of_leaders", "SELECT key, count(*) AS led, sum(n) AS n FROM leaders GROUP BY key"),
     view(
         "second_of_all",
         "SELECT id, x + 1 AS x FROM events QUALIFY row_number() OVER (ORDER BY x DESC NULLS LAST, id) = 2 AND n > -20",
