@@ -133,6 +133,7 @@ fn filled_by(definition: &Definition, snapshot: &Snapshot, request: &Request) ->
         partitions: Some(definition.partitions()),
         state: query.state,
         allowed_lateness: query.allowed_lateness,
+        state_ttl: query.state_ttl,
         ..*request
     };
     plan::flow(&select, snapshot, &request).map(Some)
@@ -145,6 +146,7 @@ pub fn event_times(definition: &Definition, snapshot: &Snapshot) -> Result<BTree
         start: Start::Earliest,
         state: StateBound::Unbounded,
         allowed_lateness: 0,
+        state_ttl: None,
         partitions: None,
     };
     let flow = filled_by(definition, snapshot, &request)?;

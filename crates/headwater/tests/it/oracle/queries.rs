@@ -65,6 +65,14 @@ const fn continuous(
     }
 }
 
+/// One with joins that keep their rows for 90 seconds.
+const fn with_ttl(name: &'static str, view: bool, select: &'static str, batch: &'static str) -> Query {
+    Query {
+        view,
+        ..continuous(name, "state_ttl = '90 seconds'", select, batch, None)
+    }
+}
+
 /// Each may read from those before it.
 pub const QUERIES: &[Query] = &[
     stream(
@@ -434,5 +442,47 @@ pub const QUERIES: &[Query] = &[
     view(
         "all_with_sizes",
         "SELECT e.id, b.key, b.events FROM events e JOIN basic b ON b.n > e.n * 40 WHERE e.n > 8",
+    ),
+    with_ttl(
+        "ttl_pairs",
+        false,
+        "SELECT a.id, b.id AS other FROM events a JOIN (SELECT key, id FROM shaped WHERE y > 3) b ON a.other = b.key",
+        "SELECT a.id, b.id AS other FROM events a JOIN shaped b ON a.other = b.key AND b.y > 3
+         AND b.at BETWEEN a.at - INTERVAL '90 seconds' AND a.at + INTERVAL '90 seconds'",
+    ),
+    with_ttl(
+        "ttl_outer",
+        false,
+        "SELECT a.id, b.id AS other, b.n FROM (SELECT * FROM events WHERE at < TIMESTAMP '2100-01-01') a
+         FULL JOIN (SELECT id, key, n FROM events WHERE flag AND at < TIMESTAMP '2100-01-01') b ON a.other = b.key AND b.n > a.n",
+        "SELECT a.id, b.id AS other, b.n FROM (SELECT * FROM events WHERE at < TIMESTAMP '2100-01-01') a
+         FULL JOIN (SELECT * FROM events WHERE flag AND at < TIMESTAMP '2100-01-01') b ON a.other = b.key AND b.n > a.n
+         AND b.at BETWEEN a.at - INTERVAL '90 seconds' AND a.at + INTERVAL '90 seconds'",
+    ),
+    with_ttl(
+        "ttl_three",
+        false,
+        "SELECT a.id, b.id AS second, c.id AS third FROM events a JOIN events b ON a.id < b.id AND b.key = a.other JOIN events c ON c.id > b.id AND c.key = b.other AND c.flag
+         WHERE a.n > 0",
+        "SELECT a.id, b.id AS second, c.id AS third FROM events a
+         JOIN events b ON a.id < b.id AND b.key = a.other AND b.at BETWEEN a.at - INTERVAL '90 seconds' AND a.at + INTERVAL '90 seconds'
+         JOIN events c ON c.id > b.id AND c.key = b.other AND c.flag
+              AND c.at BETWEEN greatest(a.at, b.at) - INTERVAL '90 seconds' AND greatest(a.at, b.at) + INTERVAL '90 seconds'
+         WHERE a.n > 0",
+    ),
+    with_ttl(
+        "ttl_known",
+        false,
+        "SELECT id, other FROM events e WHERE n > 2 AND at < TIMESTAMP '2100-01-01' AND NOT EXISTS (SELECT 1 FROM shaped b WHERE b.y > 0 AND b.key = e.other)",
+        "SELECT id, other FROM events a WHERE n > 2 AND at < TIMESTAMP '2100-01-01' AND NOT EXISTS (SELECT 1 FROM shaped b WHERE b.y > 0 AND b.key = a.other
+         AND b.at BETWEEN a.at - INTERVAL '90 seconds' AND a.at + INTERVAL '90 seconds')",
+    ),
+    with_ttl(
+        "ttl_counted",
+        true,
+        "SELECT w.key, count(*) AS pairs, sum(e.n) AS n, max(w.window_end) AS latest FROM tumbles w JOIN events e ON e.key = w.key WHERE w.events > 1 GROUP BY w.key",
+        "SELECT w.key, count(*) AS pairs, sum(e.n) AS n, max(w.window_end) AS latest FROM tumbles w
+         JOIN events e ON e.key = w.key AND e.at BETWEEN w.window_end - INTERVAL '90 seconds' AND w.window_end + INTERVAL '90 seconds'
+         WHERE w.events > 1 GROUP BY w.key",
     ),
 ];
