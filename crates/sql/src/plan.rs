@@ -32,6 +32,7 @@ mod union;
 pub mod windows;
 
 use arrow::datatypes::SchemaRef;
+use datafusion::logical_expr::LogicalPlan;
 use headwater_catalog::definition::{Definition, Object, Start, StateBound};
 use headwater_catalog::snapshot::Snapshot;
 use headwater_engine::plan::{Output, Pipeline};
@@ -113,13 +114,18 @@ pub fn live_select(select: &Select, snapshot: &Snapshot, name: &str) -> Result<(
 
 /// Everything about a query but where its rows go.
 pub(crate) fn flow(select: &Select, snapshot: &Snapshot, request: &Request) -> Result<Flow> {
+    let plan = logical_plan(select, snapshot, request)?;
+    stages::build(&plan, select, snapshot, request)
+}
+
+/// The logical plan that the stages are made of.
+fn logical_plan(select: &Select, snapshot: &Snapshot, request: &Request) -> Result<LogicalPlan> {
     let mut plan = logical::plan(select, snapshot)?;
     if let Some(ttl) = request.state_ttl {
         let joins = logical::with_joins(plan, &select.source)?;
         plan = bounded(joins, ttl, select, snapshot, request)?;
     }
-    let plan = logical::optimize(plan, &select.source)?;
-    stages::build(&plan, select, snapshot, request)
+    logical::optimize(plan, &select.source)
 }
 
 /// An error about something that a checked query can't hold.

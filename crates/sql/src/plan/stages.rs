@@ -172,13 +172,10 @@ impl Stages<'_> {
         for (at, expression) in expressions.iter().enumerate() {
             physical.push(self.physical(branch, expression)?);
             let expression = expression.clone().unalias_nested().data;
-            let column = match &expression {
-                Expr::Column(column) => branch.rows.columns.maybe_index_of_column(column),
-                _ => None,
-            };
+            let column = place_of(&expression, &branch.rows.columns);
             times.extend(greatest_time(&expression, &branch.rows).map(|time| (at, time)));
             from.push(column);
-            named.push(column.or_else(|| of_integers(&expression, &branch.rows.columns)));
+            named.push(unchanged(&expression, &branch.rows.columns));
         }
         branch.push_project(physical, schema.as_arrow().clone());
         let mut key = std::mem::take(&mut branch.rows.key);
@@ -497,15 +494,21 @@ impl Flow {
     }
 }
 
-/// The column that an expression casts from one kind of integer to another: it still tells rows apart.
-fn of_integers(expression: &Expr, columns: &DFSchema) -> Option<usize> {
-    let Expr::Cast(cast) = expression else { return None };
-    let Expr::Column(column) = cast.expr.as_ref() else {
-        return None;
+/// The column that an expression is, as it is or cast from one kind of integer to another: it still tells rows apart.
+pub fn unchanged(expression: &Expr, columns: &DFSchema) -> Option<usize> {
+    let Expr::Cast(cast) = expression else {
+        return place_of(expression, columns);
     };
-    let at = columns.maybe_index_of_column(column)?;
+    let at = place_of(&cast.expr, columns)?;
     let is_integer = columns.field(at).data_type().is_integer() && cast.field.data_type().is_integer();
     is_integer.then_some(at)
+}
+
+fn place_of(expression: &Expr, columns: &DFSchema) -> Option<usize> {
+    match expression {
+        Expr::Column(column) => columns.maybe_index_of_column(column),
+        _ => None,
+    }
 }
 
 /// What the greatest of columns with event time is, which is one too. The watermark is about all of them alike.
@@ -513,10 +516,7 @@ fn greatest_time(expression: &Expr, rows: &Rows) -> Option<Time> {
     let Expr::ScalarFunction(call) = expression else {
         return None;
     };
-    let time = |argument: &Expr| match argument {
-        Expr::Column(column) => rows.times.get(&rows.columns.maybe_index_of_column(column)?).copied(),
-        _ => None,
-    };
+    let time = |argument: &Expr| rows.times.get(&place_of(argument, &rows.columns)?).copied();
     let first = time(call.args.first()?).filter(|first| matches!(first, Time::Event | Time::WindowEnd));
     let is_greatest = call.func.name() == "greatest" && call.args.iter().all(|argument| time(argument) == first);
     first.filter(|_| is_greatest)

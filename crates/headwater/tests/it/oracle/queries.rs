@@ -485,4 +485,35 @@ pub const QUERIES: &[Query] = &[
          JOIN events e ON e.key = w.key AND e.at BETWEEN w.window_end - INTERVAL '90 seconds' AND w.window_end + INTERVAL '90 seconds'
          WHERE w.events > 1 GROUP BY w.key",
     ),
+    view(
+        "last_of_keys",
+        "SELECT DISTINCT ON (key) key, id, n + 1 AS more, at FROM events WHERE n IS NOT NULL ORDER BY key, at DESC, x DESC NULLS LAST, id",
+    ),
+    view(
+        "last_that_are_odd",
+        "SELECT sign, key, id, at FROM (SELECT *, row_number() OVER (PARTITION BY sign, key ORDER BY at DESC, id DESC) AS place FROM shaped)
+         WHERE place = 1 AND id % 2 = 1",
+    ),
+    continuous(
+        "as_of_view",
+        "start = 'earliest'",
+        "SELECT e.id, e.at, l.id AS valid, l.more, l.at AS since FROM events e LEFT JOIN last_of_keys FOR SYSTEM_TIME AS OF e.at AS l
+         ON l.key = e.other AND l.more > e.n",
+        "SELECT e.id, e.at, l.id AS valid, l.more, l.at AS since FROM events e
+         LEFT JOIN (SELECT id, key, n + 1 AS more, at, lead(at) OVER (PARTITION BY key ORDER BY at) AS until FROM
+           (SELECT *, row_number() OVER (PARTITION BY key, at ORDER BY x DESC NULLS LAST, id) AS place FROM events WHERE n IS NOT NULL) WHERE place = 1) l
+         ON l.key = e.other AND l.at <= e.at AND (l.until IS NULL OR e.at < l.until) AND l.more > e.n",
+        Some("at"),
+    ),
+    continuous(
+        "as_of_filtered_view",
+        "start = 'earliest'",
+        "SELECT t.window_end, t.key, l.id, l.sign FROM tumbles t JOIN last_that_are_odd FOR SYSTEM_TIME AS OF t.window_end AS l
+         ON l.key = t.key AND l.sign = CASE WHEN t.n > 0 THEN 'plus' ELSE 'minus' END",
+        "SELECT t.window_end, t.key, l.id, l.sign FROM tumbles t
+         JOIN (SELECT *, lead(at) OVER (PARTITION BY sign, key ORDER BY at, id) AS until FROM shaped) l
+         ON l.key = t.key AND l.sign = CASE WHEN t.n > 0 THEN 'plus' ELSE 'minus' END
+            AND l.at <= t.window_end AND (l.until IS NULL OR t.window_end < l.until) AND l.id % 2 = 1",
+        Some("window_end"),
+    ),
 ];
