@@ -106,6 +106,9 @@ pub struct Query {
     /// For so long after its end a window is corrected by rows that come late.
     #[serde(default)]
     pub allowed_lateness: Micros,
+    /// For so long by event time a join keeps rows that it would keep for ever.
+    #[serde(default)]
+    pub state_ttl: Option<Micros>,
 }
 
 /// Whether the state of a query may grow with every row for ever.

@@ -81,6 +81,7 @@ mod tests {
             start: Start::Earliest,
             state: StateBound::Bounded,
             allowed_lateness: 0,
+            state_ttl: None,
         };
         let view = View {
             columns: Vec::new(),

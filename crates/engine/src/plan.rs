@@ -384,6 +384,8 @@ pub struct TemporalJoin {
     pub keeps_unmatched: bool,
     /// Of the input.
     pub time_column: usize,
+    /// Of several right rows of a key and a time the last in this order of the input's columns is valid.
+    pub version_order: Vec<(usize, SortOptions)>,
     /// Over the left columns, then the right ones: must be true for the row that is valid to be a match.
     pub filter: Option<Arc<dyn PhysicalExpr>>,
     /// The left columns, then the right ones.

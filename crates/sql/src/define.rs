@@ -193,6 +193,7 @@ fn derived(create: &CreateStream, select: &Select, mut options: Options, snapsho
         start: options.start,
         state: options.state,
         allowed_lateness: 0,
+        state_ttl: options.state_ttl,
         partitions: options.partitions,
     };
     let flow = plan::flow(select, snapshot, &request)?;
@@ -266,6 +267,7 @@ fn view(create: &CreateView, snapshot: &Snapshot) -> Result<View> {
         start: options.start,
         state: options.state,
         allowed_lateness: options.allowed_lateness,
+        state_ttl: options.state_ttl,
         partitions: options.partitions,
     };
     let flow = plan::flow(select, snapshot, &request)?;
@@ -286,6 +288,7 @@ fn query(select: &Select, flow: &Flow, options: &Options) -> Query {
         start: options.start,
         state: options.state,
         allowed_lateness: options.allowed_lateness,
+        state_ttl: options.state_ttl,
     }
 }
 

@@ -32,12 +32,14 @@ mod union;
 pub mod windows;
 
 use arrow::datatypes::SchemaRef;
+use datafusion::logical_expr::LogicalPlan;
 use headwater_catalog::definition::{Definition, Object, Start, StateBound};
 use headwater_catalog::snapshot::Snapshot;
 use headwater_engine::plan::{Output, Pipeline};
 
 use crate::error::{Kind, Result, SqlError};
 use crate::parse::parse_query;
+use crate::plan::join::ttl::bounded;
 use crate::plan::stages::{Flow, Request};
 use crate::statement::Select;
 
@@ -64,6 +66,7 @@ pub fn pipeline(definition: &Definition, snapshot: &Snapshot) -> Result<Pipeline
         start: query.start,
         state: query.state,
         allowed_lateness: query.allowed_lateness,
+        state_ttl: query.state_ttl,
         partitions: Some(definition.partitions()),
     };
     let mut flow = flow(&select, snapshot, &request)?;
@@ -95,6 +98,7 @@ pub fn live_select(select: &Select, snapshot: &Snapshot, name: &str) -> Result<(
         // It goes with whoever looks at it.
         state: StateBound::Unbounded,
         allowed_lateness: 0,
+        state_ttl: None,
         partitions: None,
     };
     let flow = flow(select, snapshot, &request)?;
@@ -110,8 +114,18 @@ pub fn live_select(select: &Select, snapshot: &Snapshot, name: &str) -> Result<(
 
 /// Everything about a query but where its rows go.
 pub(crate) fn flow(select: &Select, snapshot: &Snapshot, request: &Request) -> Result<Flow> {
-    let plan = logical::plan(select, snapshot)?;
+    let plan = logical_plan(select, snapshot, request)?;
     stages::build(&plan, select, snapshot, request)
+}
+
+/// The logical plan that the stages are made of.
+fn logical_plan(select: &Select, snapshot: &Snapshot, request: &Request) -> Result<LogicalPlan> {
+    let mut plan = logical::plan(select, snapshot)?;
+    if let Some(ttl) = request.state_ttl {
+        let joins = logical::with_joins(plan, &select.source)?;
+        plan = bounded(joins, ttl, select, snapshot, request)?;
+    }
+    logical::optimize(plan, &select.source)
 }
 
 /// An error about something that a checked query can't hold.

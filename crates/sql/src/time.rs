@@ -10,7 +10,7 @@ use headwater_engine::plan::Window;
 
 const MICROS_PER_DAY: i64 = 24 * 60 * 60 * 1_000_000;
 /// Ten thousand years: a few of them together, and a time, are still far from what an `i64` holds.
-const SPAN_MAX: Micros = 3_652_500 * MICROS_PER_DAY;
+pub const SPAN_MAX: Micros = 3_652_500 * MICROS_PER_DAY;
 
 /// The value of an expression without columns.
 pub fn constant(expression: Expr) -> Option<ScalarValue> {
@@ -20,6 +20,12 @@ pub fn constant(expression: Expr) -> Option<ScalarValue> {
         Expr::Literal(value, _) => Some(value),
         _ => None,
     }
+}
+
+/// A span of at most [`SPAN_MAX`] as SQL has it.
+pub fn interval(micros: Micros) -> ScalarValue {
+    let days = i32::try_from(micros / MICROS_PER_DAY).unwrap_or(i32::MAX);
+    ScalarValue::new_interval_mdn(0, days, micros % MICROS_PER_DAY * 1000)
 }
 
 /// An interval in microseconds; the error says what is wrong with it.

@@ -4,7 +4,7 @@
 //! 1. Rows of both sides wait (see [`super::pending`]) until the watermark has passed their time, and so everything that lies
 //!    before it is there.
 //! 2. The ready rows are gone through in the order of time, at each time the right ones first: they become the versions of
-//!    their keys. Of several of one time the last in the order of their encodings counts, in whatever order they came.
+//!    their keys. Of several of one time the last in the plan's order counts, in whatever order they came.
 //! 3. What a left row meets must also pass the filter. If it doesn't, the row has no match.
 //!
 //! State (see [`crate::keyed`]): of every key the newest version below the watermark; later ones still wait. Key
@@ -46,6 +46,8 @@ pub struct TemporalJoin {
     key_types: Vec<DataType>,
     keys: RowConverter,
     versions: RowConverter,
+    /// Of the columns that order versions of one time.
+    order: RowConverter,
     /// What the filter is over: the left columns, then the right ones.
     pair: SchemaRef,
     pending: Pending,
@@ -66,6 +68,8 @@ struct Met {
 struct Fresh {
     columns: Vec<ArrayRef>,
     encoded: Rows,
+    /// They sort as the rows of one time do.
+    ordered: Rows,
     /// For every ready row which of these it is.
     place_of: Vec<Option<u32>>,
 }
@@ -92,9 +96,13 @@ impl TemporalJoin {
         let key_types: Vec<DataType> = key_columns.iter().map(|&column| type_of(column)).collect();
         let columns = plan.left.columns.iter().chain(&plan.right.columns).enumerate();
         let fields = columns.map(|(place, &column)| Field::new(format!("{place}"), type_of(column), true));
+        let fields_of = |columns: &[usize]| columns.iter().map(|&column| SortField::new(type_of(column))).collect();
+        let order = plan.version_order.iter();
+        let order = order.map(|&(column, options)| SortField::new_with_options(type_of(column), options));
         Ok(Self {
-            keys: converter(key_types.iter().cloned())?,
-            versions: converter(plan.right.columns.iter().map(|&column| type_of(column)))?,
+            keys: converter(fields_of(&key_columns))?,
+            versions: converter(fields_of(&plan.right.columns))?,
+            order: converter(order.collect())?,
             pair: Arc::new(Schema::new(fields.collect::<Vec<_>>())),
             pending: Pending::new(input, plan.time_column),
             key_columns,
@@ -129,7 +137,7 @@ impl TemporalJoin {
             first = rows.end;
             for row in rows.clone() {
                 if let Some(place) = fresh.place_of[row] {
-                    versions.add(group_of[row], peers[0], place, &fresh.encoded);
+                    versions.add(group_of[row], peers[0], place, &fresh.ordered);
                 }
             }
             for row in rows.filter(|&row| sides[row] != RIGHT) {
@@ -155,13 +163,13 @@ impl TemporalJoin {
             })
         });
         let place_of = place_of.collect();
-        let columns = take_arrays(
-            &columns_of(ready, &self.plan.right.columns),
-            &UInt32Array::from(rows),
-            None,
-        )?;
+        let rows = UInt32Array::from(rows);
+        let columns = take_arrays(&columns_of(ready, &self.plan.right.columns), &rows, None)?;
+        let order: Vec<usize> = self.plan.version_order.iter().map(|(column, _)| *column).collect();
+        let ordered = take_arrays(&columns_of(ready, &order), &rows, None)?;
         Ok(Fresh {
             encoded: self.versions.convert_columns(&columns)?,
+            ordered: self.order.convert_columns(&ordered)?,
             columns,
             place_of,
         })
@@ -275,9 +283,9 @@ impl TemporalJoin {
 
 impl Versions {
     /// A row that came at a time becomes the version of its group, unless one of the same time counts.
-    fn add(&mut self, group: usize, time: Micros, place: u32, encoded: &Rows) {
+    fn add(&mut self, group: usize, time: Micros, place: u32, ordered: &Rows) {
         let counts =
-            |(at, other): (Micros, u32)| at == time && encoded.row(other as usize) >= encoded.row(place as usize);
+            |(at, other): (Micros, u32)| at == time && ordered.row(other as usize) >= ordered.row(place as usize);
         if !self.fresh_of[group].is_some_and(counts) {
             self.fresh_of[group] = Some((time, place));
         }
@@ -339,7 +347,6 @@ fn columns_of(batch: &RecordBatch, columns: &[usize]) -> Vec<ArrayRef> {
     columns.iter().map(|&column| Arc::clone(batch.column(column))).collect()
 }
 
-fn converter(types: impl Iterator<Item = DataType>) -> Result<RowConverter> {
-    RowConverter::new(types.map(SortField::new).collect())
-        .map_err(|error| Error::Plan(format!("a temporal join can't keep its versions: {error}")))
+fn converter(fields: Vec<SortField>) -> Result<RowConverter> {
+    RowConverter::new(fields).map_err(|error| Error::Plan(format!("a temporal join can't keep its versions: {error}")))
 }

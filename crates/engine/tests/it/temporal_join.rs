@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use arrow::compute::SortOptions;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::prelude::{col, lit, when};
 use headwater_engine::plan::{JoinSide, Operator, Output, Pipeline, Project, TemporalJoin, TimeSource, ViewKey};
@@ -26,7 +27,20 @@ fn between() -> SchemaRef {
     Arc::new(Schema::new(fields))
 }
 
-fn with_versions(story: &Story, keeps_unmatched: bool, filtered: bool) -> Pipeline {
+#[derive(Clone, Copy, Debug)]
+struct Query {
+    keeps_unmatched: bool,
+    filtered: bool,
+    /// Of versions of one time the least is valid.
+    least: bool,
+}
+
+fn with_versions(story: &Story, query: Query) -> Pipeline {
+    // NULL is never the last.
+    let order = SortOptions {
+        descending: query.least,
+        nulls_first: true,
+    };
     let side = when(col("code").gt_eq(lit(2_i64)), lit(1_i8))
         .otherwise(lit(0_i8))
         .unwrap();
@@ -53,9 +67,10 @@ fn with_versions(story: &Story, keeps_unmatched: bool, filtered: bool) -> Pipeli
     let join = TemporalJoin {
         left: side(&[1, 2, 3, 4]),
         right: side(&[1, 2, 3]),
-        keeps_unmatched,
+        keeps_unmatched: query.keeps_unmatched,
         time_column: 1,
-        filter: filtered.then(|| physical(col("v").lt(col("r_v")), &pair)),
+        version_order: vec![(3, order)],
+        filter: query.filtered.then(|| physical(col("v").lt(col("r_v")), &pair)),
         schema: pair.clone(),
     };
     let producers = TimeSource::Producers {
@@ -71,19 +86,34 @@ fn with_versions(story: &Story, keeps_unmatched: bool, filtered: bool) -> Pipeli
     ])
 }
 
-fn sql(keeps_unmatched: bool, filtered: bool) -> String {
-    let kind = if keeps_unmatched { "LEFT JOIN" } else { "JOIN" };
-    let filter = if filtered { " AND l.v < r.v" } else { "" };
-    PAIRS.replace("    JOIN", kind) + filter
+fn sql(query: Query) -> String {
+    let kind = if query.keeps_unmatched { "LEFT JOIN" } else { "JOIN" };
+    let filter = if query.filtered { " AND l.v < r.v" } else { "" };
+    let first = if query.least {
+        "ORDER BY v NULLS LAST"
+    } else {
+        "ORDER BY v DESC NULLS LAST"
+    };
+    PAIRS
+        .replace("    JOIN", kind)
+        .replace("ORDER BY v DESC NULLS LAST", first)
+        + filter
+}
+
+fn queries() -> impl Strategy<Value = Query> {
+    any::<[bool; 3]>().prop_map(|[keeps_unmatched, filtered, least]| Query {
+        keeps_unmatched,
+        filtered,
+        least,
+    })
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn rows_meet_the_version_of_their_time(story in stories(), keeps_unmatched in any::<bool>(), filtered in any::<bool>()) {
-        let of = |story: &Story| with_versions(story, keeps_unmatched, filtered);
-        check(of, story, &sql(keeps_unmatched, filtered));
+    fn rows_meet_the_version_of_their_time(story in stories(), query in queries()) {
+        check(|story| with_versions(story, query), story, &sql(query));
     }
 }
 
@@ -91,7 +121,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 4, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn rows_meet_the_version_of_their_time_on_disk(story in stories()) {
-        check_on_disk(|story| with_versions(story, true, true), story, &sql(true, true));
+    fn rows_meet_the_version_of_their_time_on_disk(story in stories(), query in queries()) {
+        check_on_disk(|story| with_versions(story, query), story, &sql(query));
     }
 }

@@ -243,5 +243,6 @@ fn query() -> Query {
         start: Start::Earliest,
         state: StateBound::Bounded,
         allowed_lateness: 0,
+        state_ttl: None,
     }
 }

@@ -64,6 +64,20 @@ async fn readers_see_the_old_view_and_then_the_new_one() {
         "{state:?}"
     );
 
+    let described = server.sql("DESCRIBE per_customer").await;
+    let columns: Vec<_> = described
+        .iter()
+        .map(|row| [&row["column"], &row["type"], &row["building"]])
+        .collect();
+    assert_eq!(
+        json!(columns),
+        json!([
+            ["customer", "TEXT", "TEXT"],
+            ["n", "BIGINT", "BIGINT"],
+            ["amount", null, "BIGINT"]
+        ])
+    );
+
     until(&server, EVENTS * 10).await;
     tokio::time::sleep(Duration::from_millis(300)).await;
     reader.stop.store(true, Ordering::Relaxed);

@@ -186,24 +186,29 @@ pub fn describe(shared: &Shared, name: &Name) -> Result<Answer, QueryError> {
     if let Some(sink) = definition.sink() {
         return sink_options(sink, &snapshot);
     }
-    let described = definition.columns();
-    let nullable: BooleanArray = described.iter().map(|column| Some(column.nullable)).collect();
-    let columns: [(&str, ArrayRef); 5] = [
-        ("column", text(described.iter().map(|column| Some(column.name.clone())))),
-        (
-            "type",
-            text(
-                described
-                    .iter()
-                    .map(|column| Some(type_name(&column.data_type, column.json))),
-            ),
-        ),
+    let now = definition.columns();
+    let type_of = |column: &Column| type_name(&column.data_type, column.json);
+    let next = definition.successor.as_deref().map(Definition::columns);
+    let named = |name: &str| next.and_then(|next| next.iter().find(|column| column.name == name));
+    let is_new = |column: &&Column| now.iter().all(|known| known.name != column.name);
+    let added: Vec<&Column> = next.unwrap_or_default().iter().filter(is_new).collect();
+    // What the columns are, for those that are there.
+    let present = |of: &dyn Fn(&Column) -> Option<String>| {
+        let values = now.iter().map(of).chain(added.iter().map(|_| None));
+        text(values.collect::<Vec<_>>().into_iter())
+    };
+    let all = || now.iter().chain(added.iter().copied());
+    let nullable = now.iter().map(|column| Some(column.nullable));
+    let nullable: BooleanArray = nullable.chain(added.iter().map(|_| None)).collect();
+    let building =
+        |column: &Column| next.map(|_| named(&column.name).map_or_else(|| "no longer there".to_owned(), type_of));
+    let columns: [(&str, ArrayRef); 6] = [
+        ("column", text(all().map(|column| Some(column.name.clone())))),
+        ("type", present(&|column| Some(type_of(column)))),
         ("nullable", Arc::new(nullable)),
-        ("default", text(described.iter().map(default_of))),
-        (
-            "role",
-            text(described.iter().map(|column| role(definition, &column.name))),
-        ),
+        ("default", present(&default_of)),
+        ("role", present(&|column| role(definition, &column.name))),
+        ("building", text(all().map(building))),
     ];
     rows(columns)
 }

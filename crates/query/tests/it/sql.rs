@@ -135,6 +135,7 @@ async fn what_queries_keep_can_be_shown() {
                PARTITION BY (who) WITH (partitions = 2);
              CREATE STREAM minutes AS SELECT window_start, who, count(*) AS n
                FROM TUMBLE(visits, at, INTERVAL '1 minute') GROUP BY window_start, who;
+             CREATE STREAM again WITH (state_ttl = '1 hour') AS SELECT a.who FROM visits a JOIN visits b ON a.who = b.who;
              CREATE MATERIALIZED VIEW last AS SELECT DISTINCT ON (user_id) user_id, page FROM clicks ORDER BY user_id, time_stamp DESC",
         )
         .await;
@@ -149,7 +150,11 @@ async fn what_queries_keep_can_be_shown() {
     for _ in 0..500 {
         let state = world.sql("SHOW STATE").await;
         rows = state["rows"].as_array().unwrap().clone();
-        if rows.iter().any(|row| row["object"] == "minutes" && row["entries"] == 3) {
+        let holds = |object: &str, entries: u64| {
+            rows.iter()
+                .any(|row| row["object"] == object && row["entries"] == entries)
+        };
+        if holds("minutes", 3) && holds("again", 8) {
             break;
         }
         world.shared.parts.clock.sleep(Duration::from_millis(20)).await;
@@ -165,6 +170,9 @@ async fn what_queries_keep_can_be_shown() {
     let windows = of("minutes", "aggregate windows");
     assert_eq!(windows["keeps"], "kept until the watermark passes the window's end");
     assert_eq!(windows["entries"], 3, "a and b in one window, c in the next");
+    let join = of("again", "join by who");
+    assert_eq!(join["keeps"], "kept until the watermark passes that");
+    assert_eq!(join["entries"], 8, "four rows of each side");
     let counts = of("page_clicks", "aggregate for ever");
     assert_eq!(counts["keeps"], "the view's rows are its state");
     assert_eq!(of("page_clicks", "the view's rows")["entries"], 2);

@@ -9,6 +9,7 @@ use headwater_schema::{size, span};
 use crate::error::{Place, Result, SqlError};
 use crate::plan::IDLE_TIMEOUT_MS;
 use crate::statement::{CreateStream, CreateView, OptionValue, StatementOption};
+use crate::time::SPAN_MAX;
 
 const PARTITIONS_MAX: u32 = 1024;
 const RETENTION_MS: u64 = 7 * 24 * 60 * 60 * 1000;
@@ -26,7 +27,7 @@ const OF_STREAMS: [&str; 10] = [
     "max_future",
     "idle_timeout",
 ];
-const OF_DERIVED: [&str; 7] = [
+const OF_DERIVED: [&str; 8] = [
     "partitions",
     "retention",
     "retention_bytes",
@@ -34,9 +35,11 @@ const OF_DERIVED: [&str; 7] = [
     "idle_timeout",
     "start",
     "state",
+    TTL,
 ];
-const OF_VIEWS: [&str; 5] = ["partitions", "http.path", "start", "state", LATENESS];
+const OF_VIEWS: [&str; 6] = ["partitions", "http.path", "start", "state", TTL, LATENESS];
 const LATENESS: &str = "allowed_lateness";
+const TTL: &str = "state_ttl";
 
 /// Routes that are Headwater's own, with everything below them.
 const ROUTES: [&str; 9] = [
@@ -72,6 +75,8 @@ pub struct Options {
     pub state: StateBound,
     /// In microseconds.
     pub allowed_lateness: Micros,
+    /// In microseconds.
+    pub state_ttl: Option<Micros>,
 }
 
 impl Options {
@@ -104,8 +109,10 @@ impl Options {
             start: Start::default(),
             state: StateBound::default(),
             allowed_lateness: 0,
+            state_ttl: None,
         };
         let mut window = None;
+        let mut ttl_place = None;
         for option in options {
             if !known.contains(&option.key.value.as_str()) {
                 return Err(match option.key.value.as_str() {
@@ -137,6 +144,10 @@ impl Options {
                     read.max_future_place = Some(option.place.clone());
                 }
                 LATENESS => read.allowed_lateness = micros(option)?,
+                TTL => {
+                    read.state_ttl = Some(time_to_live(option)?);
+                    ttl_place = Some(option.key.place.clone());
+                }
                 "idle_timeout" => read.idle_timeout_ms = millis(option)?,
                 "start" => read.start = one_of(option, [("earliest", Start::Earliest), ("latest", Start::Latest)])?,
                 "state" => {
@@ -155,7 +166,14 @@ impl Options {
             }
             _ => {}
         }
-        Ok(read)
+        match ttl_place {
+            Some(place) if read.state == StateBound::Unbounded => Err(SqlError::invalid(
+                "state_ttl bounds what joins keep, state = 'unbounded' lets it grow for ever",
+            )
+            .at(place)
+            .hint("leave one of them out")),
+            _ => Ok(read),
+        }
     }
 }
 
@@ -208,6 +226,14 @@ fn micros(option: &StatementOption) -> Result<Micros> {
     let what = "a span of time like '5 seconds' or '1 hour'";
     let micros = span::parse(text(option, what)?);
     micros.ok_or_else(|| wrong(option, what))
+}
+
+fn time_to_live(option: &StatementOption) -> Result<Micros> {
+    let ttl = micros(option)?;
+    match ttl <= SPAN_MAX {
+        true => Ok(ttl),
+        false => Err(wrong(option, "a span of time of up to 10,000 years")),
+    }
 }
 
 fn size(option: &StatementOption) -> Result<u64> {

@@ -9,6 +9,7 @@
 mod null_equality;
 mod reach;
 pub mod slots;
+pub mod ttl;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -123,8 +124,7 @@ impl Stages<'_> {
 
     /// The rows of a result with a key are no more than its aggregate keeps anyway; all others add up for ever.
     pub fn is_bounded<const N: usize>(&self, sides: [&Branch; N]) -> Result<()> {
-        let has_key = |side: &Branch| side.rows.changelog && matches!(side.rows.key, Key::Groups { .. });
-        if self.request.state == StateBound::Unbounded || sides.into_iter().all(has_key) {
+        if self.request.state == StateBound::Unbounded || sides.into_iter().all(changes_by_key) {
             return Ok(());
         }
         Err(self
@@ -132,7 +132,7 @@ impl Stages<'_> {
             .hint(
                 "say how close in time they are: … AND b.time BETWEEN a.time AND a.time + INTERVAL '5' MINUTE \
                  (both the columns of a WATERMARK), join windows by window_start and window_end, meet the valid row alone: JOIN b FOR SYSTEM_TIME AS OF a.time, \
-                 or let the state grow: WITH (state = 'unbounded')",
+                 let rows go by their time: WITH (state_ttl = '1 day'), or let the state grow: WITH (state = 'unbounded')",
             ))
     }
 
@@ -275,12 +275,17 @@ impl Stages<'_> {
         Ok(branch)
     }
 
-    fn about_join(&self, message: &str) -> SqlError {
+    pub fn about_join(&self, message: &str) -> SqlError {
         let source = &self.select.source;
         SqlError::unsupported(message)
             .at(find(source, "join"))
             .or_at_start(source)
     }
+}
+
+/// Whether the rows are those of a result that changes and has a key.
+fn changes_by_key(side: &Branch) -> bool {
+    side.rows.changelog && matches!(side.rows.key, Key::Groups { .. })
 }
 
 fn turned<T>(is_turned: bool, left: T, right: T) -> (T, T) {

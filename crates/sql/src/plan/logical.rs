@@ -4,7 +4,8 @@
 //! 2. Columns without a name get the one that Postgres would give them, and temporal joins their condition.
 //! 3. DataFusion plans the query and coerces types; `DISTINCT ON` becomes a Top-N.
 //! 4. Columns are cast to the types that streams and views keep.
-//! 5. A chosen few of DataFusion's rules simplify expressions and push filters and projections down.
+//! 5. A chosen few of DataFusion's rules simplify expressions and push filters and projections down. With `state_ttl` joins get
+//!    their bound before ([`super::join::ttl`]), when they are all there and no column is gone yet.
 
 use std::sync::Arc;
 
@@ -19,7 +20,7 @@ use datafusion::optimizer::optimize_projections::OptimizeProjections;
 use datafusion::optimizer::push_down_filter::PushDownFilter;
 use datafusion::optimizer::replace_distinct_aggregate::ReplaceDistinctWithAggregate;
 use datafusion::optimizer::simplify_expressions::SimplifyExpressions;
-use datafusion::optimizer::{Analyzer, Optimizer, OptimizerContext};
+use datafusion::optimizer::{Analyzer, Optimizer, OptimizerContext, OptimizerRule};
 use datafusion::sql::planner::{ParserOptions, SqlToRel};
 use datafusion::sql::sqlparser::ast;
 use headwater_catalog::snapshot::Snapshot;
@@ -46,16 +47,27 @@ pub fn plan(select: &Select, snapshot: &Snapshot) -> Result<LogicalPlan> {
         .and_then(without_distinct_on)
         .and_then(analyze)
         .map_err(|error| translate(&error, source))?;
-    let plan = cast_columns(plan, source)?;
-    optimize(plan).map_err(|error| translate(&error, source))
+    cast_columns(plan, source)
+}
+
+/// The plan with all its joins, subqueries among them, and still with every column of what they read.
+pub fn with_joins(plan: LogicalPlan, source: &Source) -> Result<LogicalPlan> {
+    optimized(plan, rules()).map_err(|error| translate(&error, source))
+}
+
+/// The plan with no more than what is needed, filtered as early as it can be.
+pub fn optimize(plan: LogicalPlan, source: &Source) -> Result<LogicalPlan> {
+    let mut rules = rules();
+    rules.push(Arc::new(OptimizeProjections::new()));
+    optimized(plan, rules).map_err(|error| translate(&error, source))
 }
 
 fn analyze(plan: LogicalPlan) -> std::result::Result<LogicalPlan, DataFusionError> {
     Analyzer::new().execute_and_check(plan, PLANNING.config_options(), |_, _| {})
 }
 
-fn optimize(plan: LogicalPlan) -> std::result::Result<LogicalPlan, DataFusionError> {
-    let optimizer = Optimizer::with_rules(vec![
+fn rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
+    vec![
         Arc::new(SimplifyExpressions::new()),
         Arc::new(ReplaceDistinctWithAggregate::new()),
         Arc::new(DecorrelatePredicateSubquery::new()),
@@ -65,12 +77,17 @@ fn optimize(plan: LogicalPlan) -> std::result::Result<LogicalPlan, DataFusionErr
         Arc::new(EliminateCrossJoin::new()),
         Arc::new(EliminateOuterJoin::new()),
         Arc::new(PushDownFilter::new()),
-        Arc::new(OptimizeProjections::new()),
-    ]);
+    ]
+}
+
+fn optimized(
+    plan: LogicalPlan,
+    rules: Vec<Arc<dyn OptimizerRule + Send + Sync>>,
+) -> std::result::Result<LogicalPlan, DataFusionError> {
     // Without a start time nothing is folded that depends on the clock: a plan is the same each time.
     let context = OptimizerContext::new_with_config_options(PLANNING.config_options().clone())
         .without_query_execution_start_time();
-    optimizer.optimize(plan, &context, |_, _| {})
+    Optimizer::with_rules(rules).optimize(plan, &context, |_, _| {})
 }
 
 /// Casts every column to the type that it can be kept as, and refuses those that can't be kept.

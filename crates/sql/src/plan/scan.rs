@@ -17,6 +17,7 @@ use crate::plan;
 use crate::plan::branch::{Branch, Key, Part, Rows, Source, Time};
 use crate::plan::stages::{Flow, Request, Stages};
 use crate::plan::tables::{Table, schema_of};
+use crate::statement::Select;
 
 impl Stages<'_> {
     /// The branch before any operator.
@@ -122,6 +123,16 @@ fn branch(scan: &TableScan, definition: &Arc<Definition>, stages: &Stages) -> Re
 
 /// The query that fills a derived stream or a view, as it runs.
 fn filled_by(definition: &Definition, snapshot: &Snapshot, request: &Request) -> Result<Option<Flow>> {
+    with_query(definition, snapshot, request, plan::flow)
+}
+
+/// What `plan` makes of the query that fills a derived stream or a view.
+pub fn with_query<T>(
+    definition: &Definition,
+    snapshot: &Snapshot,
+    request: &Request,
+    plan: impl FnOnce(&Select, &Snapshot, &Request) -> Result<T>,
+) -> Result<Option<T>> {
     let Some(query) = definition.query() else {
         return Ok(None);
     };
@@ -133,22 +144,28 @@ fn filled_by(definition: &Definition, snapshot: &Snapshot, request: &Request) ->
         partitions: Some(definition.partitions()),
         state: query.state,
         allowed_lateness: query.allowed_lateness,
+        state_ttl: query.state_ttl,
         ..*request
     };
-    plan::flow(&select, snapshot, &request).map(Some)
+    plan(&select, snapshot, &request).map(Some)
 }
 
 /// The columns of a stream that hold event time.
 pub fn event_times(definition: &Definition, snapshot: &Snapshot) -> Result<BTreeMap<usize, Time>> {
-    let request = Request {
+    let flow = filled_by(definition, snapshot, &by_itself(definition))?;
+    Ok(time_of(definition, flow.as_ref()).times)
+}
+
+/// For what is asked about an object, and not about a query that reads it.
+pub fn by_itself(definition: &Definition) -> Request<'_> {
+    Request {
         name: &definition.name,
         start: Start::Earliest,
         state: StateBound::Unbounded,
         allowed_lateness: 0,
+        state_ttl: None,
         partitions: None,
-    };
-    let flow = filled_by(definition, snapshot, &request)?;
-    Ok(time_of(definition, flow.as_ref()).times)
+    }
 }
 
 /// The event time of a stream.

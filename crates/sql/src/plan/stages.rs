@@ -41,6 +41,8 @@ pub struct Request<'a> {
     pub state: StateBound,
     /// For so long after its end a window is corrected by rows that come late.
     pub allowed_lateness: Micros,
+    /// For so long by event time a join keeps rows that it would keep for ever.
+    pub state_ttl: Option<Micros>,
     /// Of internal topics; by default as many as the input has.
     pub partitions: Option<u32>,
 }
@@ -77,14 +79,7 @@ pub struct Stages<'a> {
 }
 
 pub fn build(plan: &LogicalPlan, select: &Select, snapshot: &Snapshot, request: &Request) -> Result<Flow> {
-    let mut stages = Stages {
-        select,
-        snapshot,
-        request,
-        done: Vec::new(),
-        reads: Vec::new(),
-        corrects_windows: false,
-    };
+    let mut stages = Stages::new(select, snapshot, request);
     let branch = stages.node(plan)?;
     if request.allowed_lateness > 0 && !stages.corrects_windows {
         return Err(SqlError::invalid(
@@ -94,6 +89,19 @@ pub fn build(plan: &LogicalPlan, select: &Select, snapshot: &Snapshot, request: 
         .hint("leave it out, or aggregate over TUMBLE, HOP, CUMULATE or SESSION"));
     }
     stages.finish(branch, plan.schema())
+}
+
+impl<'a> Stages<'a> {
+    pub fn new(select: &'a Select, snapshot: &'a Snapshot, request: &'a Request<'a>) -> Self {
+        Self {
+            select,
+            snapshot,
+            request,
+            done: Vec::new(),
+            reads: Vec::new(),
+            corrects_windows: false,
+        }
+    }
 }
 
 impl Stages<'_> {
@@ -160,20 +168,20 @@ impl Stages<'_> {
         let mut physical = Vec::with_capacity(expressions.len() + 1);
         let mut from = Vec::with_capacity(expressions.len());
         let mut named = Vec::with_capacity(expressions.len());
-        for expression in expressions {
+        let mut times = Vec::new();
+        for (at, expression) in expressions.iter().enumerate() {
             physical.push(self.physical(branch, expression)?);
             let expression = expression.clone().unalias_nested().data;
-            let column = match &expression {
-                Expr::Column(column) => branch.rows.columns.maybe_index_of_column(column),
-                _ => None,
-            };
+            let column = place_of(&expression, &branch.rows.columns);
+            times.extend(greatest_time(&expression, &branch.rows).map(|time| (at, time)));
             from.push(column);
-            named.push(column.or_else(|| of_integers(&expression, &branch.rows.columns)));
+            named.push(unchanged(&expression, &branch.rows.columns));
         }
         branch.push_project(physical, schema.as_arrow().clone());
         let mut key = std::mem::take(&mut branch.rows.key);
         key.moved(&named);
         branch.rows.moved(&from);
+        branch.rows.times.extend(times);
         branch.rows.key = key;
         branch.rows.columns = schema.clone();
         Ok(())
@@ -486,15 +494,32 @@ impl Flow {
     }
 }
 
-/// The column that an expression casts from one kind of integer to another: it still tells rows apart.
-fn of_integers(expression: &Expr, columns: &DFSchema) -> Option<usize> {
-    let Expr::Cast(cast) = expression else { return None };
-    let Expr::Column(column) = cast.expr.as_ref() else {
-        return None;
+/// The column that an expression is, as it is or cast from one kind of integer to another: it still tells rows apart.
+pub fn unchanged(expression: &Expr, columns: &DFSchema) -> Option<usize> {
+    let Expr::Cast(cast) = expression else {
+        return place_of(expression, columns);
     };
-    let at = columns.maybe_index_of_column(column)?;
+    let at = place_of(&cast.expr, columns)?;
     let is_integer = columns.field(at).data_type().is_integer() && cast.field.data_type().is_integer();
     is_integer.then_some(at)
+}
+
+fn place_of(expression: &Expr, columns: &DFSchema) -> Option<usize> {
+    match expression {
+        Expr::Column(column) => columns.maybe_index_of_column(column),
+        _ => None,
+    }
+}
+
+/// What the greatest of columns with event time is, which is one too. The watermark is about all of them alike.
+fn greatest_time(expression: &Expr, rows: &Rows) -> Option<Time> {
+    let Expr::ScalarFunction(call) = expression else {
+        return None;
+    };
+    let time = |argument: &Expr| rows.times.get(&place_of(argument, &rows.columns)?).copied();
+    let first = time(call.args.first()?).filter(|first| matches!(first, Time::Event | Time::WindowEnd));
+    let is_greatest = call.func.name() == "greatest" && call.args.iter().all(|argument| time(argument) == first);
+    first.filter(|_| is_greatest)
 }
 
 pub fn physical(expression: &Expr, columns: &DFSchema) -> datafusion::common::Result<Arc<dyn PhysicalExpr>> {

@@ -5,13 +5,16 @@
 //!    where it is needed, and the right side a [`Versions`] node, which keeps other conditions from being asked of the right rows
 //!    before the valid one is found.
 //! 2. A join with such a node on its right is planned here. Other conditions are asked of the pairs.
+//! 3. In place of a view, what it had at all times is read ([`view`]).
 
 mod node;
+mod view;
 mod written;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use arrow::compute::SortOptions;
 use datafusion::common::{Column, DFSchema, JoinType, NullEquality, TableReference};
 use datafusion::logical_expr::utils::{conjunction, split_conjunction_owned};
 use datafusion::logical_expr::{self, Cast, Expr, ExprSchemable, LogicalPlan, cast};
@@ -23,7 +26,8 @@ use crate::plan::branch::{Branch, Key, Rows, Time};
 use crate::plan::inline::replace;
 use crate::plan::join::slots::Slots;
 use crate::plan::join::{Memory, Side, padded};
-use crate::plan::stages::{Stages, physical};
+use crate::plan::stages::{Stages, physical, unchanged};
+use crate::plan::temporal::view::{Past, scanned};
 
 pub use node::Versions;
 pub use written::{Planner, function, with_times};
@@ -100,7 +104,14 @@ impl Stages<'_> {
                 .about_as_of("the rows before FOR SYSTEM_TIME AS OF change, so they have no one time to meet others at")
                 .hint("join a stream with it, and aggregate behind the join; or leave FOR SYSTEM_TIME out"));
         }
-        let mut right = self.node(&side.versions.input)?;
+        let view = scanned(&side.versions.input).filter(|_| !side.versions.current);
+        let (mut right, past) = match view {
+            Some((scan, definition)) => {
+                let (branch, past) = self.past_of(scan, definition)?;
+                (branch, Some(past))
+            }
+            None => (self.node(&side.versions.input)?, None),
+        };
         for name in side.names {
             let renamed = DFSchema::try_from_qualified_schema(name, right.rows.columns.as_arrow());
             right.rows.columns = renamed.map_err(|error| self.error(&error))?;
@@ -117,7 +128,17 @@ impl Stages<'_> {
         self.has_time(&left.rows, &left_time)?;
         self.has_time(&right.rows, &right_time)?;
         let right_time = self.of_type(&left.rows, &left_time, &right.rows, right_time)?;
-        let (mut left_keys, mut right_keys): (Vec<_>, Vec<_>) = join.on.iter().cloned().unzip();
+        let mut on = join.on.clone();
+        let mut order = None;
+        if let Some(past) = past {
+            on = self.on_key(&past, &right, on, &mut conditions)?;
+            let is_shown = past
+                .is_shown
+                .map(|at| Column::from(right.rows.columns.qualified_field(at)));
+            conditions.extend(is_shown.map(Expr::Column));
+            order = Some(past.order);
+        }
+        let (mut left_keys, mut right_keys): (Vec<_>, Vec<_>) = on.into_iter().unzip();
         // The times share a column too.
         left_keys.push(Expr::Column(left_time));
         right_keys.push(right_time);
@@ -125,7 +146,30 @@ impl Stages<'_> {
         let mut right = self.with_keys(right, "right", right_keys, None)?;
         self.closes_windows(&mut left.branch);
         self.closes_windows(&mut right.branch);
-        self.joined_by_time(kind, left, right, conjunction(conditions), &join.schema)
+        self.joined_by_time(kind, left, right, conjunction(conditions), order, &join.schema)
+    }
+
+    /// The equalities that make the key of a view. All others are asked of the valid row.
+    fn on_key(
+        &self,
+        past: &Past,
+        right: &Branch,
+        mut on: Vec<(Expr, Expr)>,
+        conditions: &mut Vec<Expr>,
+    ) -> Result<Vec<(Expr, Expr)>> {
+        let mut keys = Vec::with_capacity(past.key.len());
+        for (_, at) in &past.key {
+            let is_of = |(_, key): &(Expr, Expr)| at.is_some() && unchanged(key, &right.rows.columns) == *at;
+            let Some(place) = on.iter().position(is_of) else {
+                let names: Vec<_> = past.key.iter().map(|(name, _)| name.as_str()).collect();
+                return Err(self
+                    .about_as_of("FOR SYSTEM_TIME AS OF needs all columns of the view's key, as they are, to be equal to something of the left side")
+                    .hint(format!("the key is {}", names.join(", "))));
+            };
+            keys.push(on.remove(place));
+        }
+        conditions.extend(on.into_iter().map(|(left, right)| left.eq(right)));
+        Ok(keys)
     }
 
     /// Left rows meet the rows of a view as they stand.
@@ -155,13 +199,15 @@ impl Stages<'_> {
         )
     }
 
-    /// The last of each side's keys is its time.
+    /// The last of each side's keys is its time. Of several right rows of one time the last in the order is valid; without
+    /// one, the greatest.
     fn joined_by_time(
         &mut self,
         kind: JoinKind,
         mut left: Side,
         mut right: Side,
         filter: Option<Expr>,
+        order: Option<Vec<(usize, SortOptions)>>,
         result: &DFSchema,
     ) -> Result<Branch> {
         let columns = left.branch.rows.columns.join(&right.branch.rows.columns);
@@ -195,7 +241,13 @@ impl Stages<'_> {
         };
         let by = left.keys.iter().map(|&key| slots.left[key]).collect();
         let partitions = self.request.partitions.unwrap_or(rows.tasks);
+        let greatest = || (0..slots.right.len()).map(|at| (at, SortOptions::default())).collect();
+        let order = order.unwrap_or_else(greatest);
         let operator = Operator::TemporalJoin(TemporalJoin {
+            version_order: order
+                .into_iter()
+                .map(|(at, options)| (slots.right[at], options))
+                .collect(),
             time_column: slots.left[time],
             left: JoinSide {
                 columns: slots.left,

@@ -23,14 +23,14 @@ pub fn catalog(sql: &str) -> Result<Snapshot, SqlError> {
 }
 
 /// The object that the last of these statements makes after `CLICKS`, and its stages in words.
-fn planned(sql: &str) -> (Definition, Vec<String>) {
+pub fn planned(sql: &str) -> (Definition, Vec<String>) {
     let snapshot = catalog(&format!("{CLICKS}{sql}")).unwrap_or_else(|error| panic!("{sql}: {error}"));
     let definition = snapshot.iter().max_by_key(|definition| definition.id).unwrap();
     let pipeline = pipeline(definition, &snapshot).unwrap_or_else(|error| panic!("{sql}: {error}"));
     (definition.as_ref().clone(), stages(&pipeline))
 }
 
-fn refused(sql: &str) -> SqlError {
+pub fn refused(sql: &str) -> SqlError {
     catalog(&format!("{CLICKS}\n{sql}"))
         .err()
         .unwrap_or_else(|| panic!("{sql} is not refused"))

@@ -31,15 +31,15 @@ use crate::plan::stages::Stages;
 
 /// A filter that keeps the first rows of every group.
 pub struct First<'a> {
-    window: &'a logical_expr::Window,
-    params: &'a WindowFunctionParams,
+    pub window: &'a logical_expr::Window,
+    pub params: &'a WindowFunctionParams,
     /// What lies between the filter and the numbered rows, from these on: projections and renamings.
-    above: Vec<&'a LogicalPlan>,
+    pub above: Vec<&'a LogicalPlan>,
     /// Whether the filter's last column is the number.
     number_is_last: bool,
-    limit: u64,
+    pub limit: u64,
     /// What the filter asks for besides, over the numbered rows.
-    rest: Vec<Expr>,
+    pub rest: Vec<Expr>,
 }
 
 impl<'a> First<'a> {

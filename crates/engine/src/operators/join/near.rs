@@ -145,21 +145,25 @@ impl Near {
             touched,
             ..
         } = &mut self.sides[side];
+        let mut keys = HashSet::new();
         while let Some(Reverse((end, number))) = ends.peek().copied()
             && end < watermark
         {
             ends.pop();
             touched.remove(&number);
-            for row in parts.remove(&number).into_iter().flat_map(|part| part.rows) {
-                if let Some(places) = by_key.get_mut(&row.key) {
-                    places.retain(|place| place.part != number);
-                    if places.is_empty() {
-                        by_key.remove(&row.key);
-                    }
-                }
-            }
+            let rows = parts.remove(&number).into_iter().flat_map(|part| part.rows);
+            keys.extend(rows.map(|row| row.key));
             self.written.push((Entry::rows(side, number), None));
             self.written.push((Entry::bits(side, number), None));
+        }
+        // Each key once, however many of its rows go.
+        for key in keys {
+            if let Some(places) = by_key.get_mut(&key) {
+                places.retain(|place| parts.contains_key(&place.part));
+                if places.is_empty() {
+                    by_key.remove(&key);
+                }
+            }
         }
     }
 

@@ -65,6 +65,14 @@ const fn continuous(
     }
 }
 
+/// One with joins that keep their rows for 90 seconds.
+const fn with_ttl(name: &'static str, view: bool, select: &'static str, batch: &'static str) -> Query {
+    Query {
+        view,
+        ..continuous(name, "state_ttl = '90 seconds'", select, batch, None)
+    }
+}
+
 /// Each may read from those before it.
 pub const QUERIES: &[Query] = &[
     stream(
@@ -451,5 +459,78 @@ pub const QUERIES: &[Query] = &[
     view(
         "all_with_sizes",
         "SELECT e.id, b.key, b.events FROM events e JOIN basic b ON b.n > e.n * 40 WHERE e.n > 8",
+    ),
+    with_ttl(
+        "ttl_pairs",
+        false,
+        "SELECT a.id, b.id AS other FROM events a JOIN (SELECT key, id FROM shaped WHERE y > 3) b ON a.other = b.key",
+        "SELECT a.id, b.id AS other FROM events a JOIN shaped b ON a.other = b.key AND b.y > 3
+         AND b.at BETWEEN a.at - INTERVAL '90 seconds' AND a.at + INTERVAL '90 seconds'",
+    ),
+    with_ttl(
+        "ttl_outer",
+        false,
+        "SELECT a.id, b.id AS other, b.n FROM (SELECT * FROM events WHERE at < TIMESTAMP '2100-01-01') a
+         FULL JOIN (SELECT id, key, n FROM events WHERE flag AND at < TIMESTAMP '2100-01-01') b ON a.other = b.key AND b.n > a.n",
+        "SELECT a.id, b.id AS other, b.n FROM (SELECT * FROM events WHERE at < TIMESTAMP '2100-01-01') a
+         FULL JOIN (SELECT * FROM events WHERE flag AND at < TIMESTAMP '2100-01-01') b ON a.other = b.key AND b.n > a.n
+         AND b.at BETWEEN a.at - INTERVAL '90 seconds' AND a.at + INTERVAL '90 seconds'",
+    ),
+    with_ttl(
+        "ttl_three",
+        false,
+        "SELECT a.id, b.id AS second, c.id AS third FROM events a JOIN events b ON a.id < b.id AND b.key = a.other JOIN events c ON c.id > b.id AND c.key = b.other AND c.flag
+         WHERE a.n > 0",
+        "SELECT a.id, b.id AS second, c.id AS third FROM events a
+         JOIN events b ON a.id < b.id AND b.key = a.other AND b.at BETWEEN a.at - INTERVAL '90 seconds' AND a.at + INTERVAL '90 seconds'
+         JOIN events c ON c.id > b.id AND c.key = b.other AND c.flag
+              AND c.at BETWEEN greatest(a.at, b.at) - INTERVAL '90 seconds' AND greatest(a.at, b.at) + INTERVAL '90 seconds'
+         WHERE a.n > 0",
+    ),
+    with_ttl(
+        "ttl_known",
+        false,
+        "SELECT id, other FROM events e WHERE n > 2 AND at < TIMESTAMP '2100-01-01' AND NOT EXISTS (SELECT 1 FROM shaped b WHERE b.y > 0 AND b.key = e.other)",
+        "SELECT id, other FROM events a WHERE n > 2 AND at < TIMESTAMP '2100-01-01' AND NOT EXISTS (SELECT 1 FROM shaped b WHERE b.y > 0 AND b.key = a.other
+         AND b.at BETWEEN a.at - INTERVAL '90 seconds' AND a.at + INTERVAL '90 seconds')",
+    ),
+    with_ttl(
+        "ttl_counted",
+        true,
+        "SELECT w.key, count(*) AS pairs, sum(e.n) AS n, max(w.window_end) AS latest FROM tumbles w JOIN events e ON e.key = w.key WHERE w.events > 1 GROUP BY w.key",
+        "SELECT w.key, count(*) AS pairs, sum(e.n) AS n, max(w.window_end) AS latest FROM tumbles w
+         JOIN events e ON e.key = w.key AND e.at BETWEEN w.window_end - INTERVAL '90 seconds' AND w.window_end + INTERVAL '90 seconds'
+         WHERE w.events > 1 GROUP BY w.key",
+    ),
+    view(
+        "last_of_keys",
+        "SELECT DISTINCT ON (key) key, id, n + 1 AS more, at FROM events WHERE n IS NOT NULL ORDER BY key, at DESC, x DESC NULLS LAST, id",
+    ),
+    view(
+        "last_that_are_odd",
+        "SELECT sign, key, id, at FROM (SELECT *, row_number() OVER (PARTITION BY sign, key ORDER BY at DESC, id DESC) AS place FROM shaped)
+         WHERE place = 1 AND id % 2 = 1",
+    ),
+    continuous(
+        "as_of_view",
+        "start = 'earliest'",
+        "SELECT e.id, e.at, l.id AS valid, l.more, l.at AS since FROM events e LEFT JOIN last_of_keys FOR SYSTEM_TIME AS OF e.at AS l
+         ON l.key = e.other AND l.more > e.n",
+        "SELECT e.id, e.at, l.id AS valid, l.more, l.at AS since FROM events e
+         LEFT JOIN (SELECT id, key, n + 1 AS more, at, lead(at) OVER (PARTITION BY key ORDER BY at) AS until FROM
+           (SELECT *, row_number() OVER (PARTITION BY key, at ORDER BY x DESC NULLS LAST, id) AS place FROM events WHERE n IS NOT NULL) WHERE place = 1) l
+         ON l.key = e.other AND l.at <= e.at AND (l.until IS NULL OR e.at < l.until) AND l.more > e.n",
+        Some("at"),
+    ),
+    continuous(
+        "as_of_filtered_view",
+        "start = 'earliest'",
+        "SELECT t.window_end, t.key, l.id, l.sign FROM tumbles t JOIN last_that_are_odd FOR SYSTEM_TIME AS OF t.window_end AS l
+         ON l.key = t.key AND l.sign = CASE WHEN t.n > 0 THEN 'plus' ELSE 'minus' END",
+        "SELECT t.window_end, t.key, l.id, l.sign FROM tumbles t
+         JOIN (SELECT *, lead(at) OVER (PARTITION BY sign, key ORDER BY at, id) AS until FROM shaped) l
+         ON l.key = t.key AND l.sign = CASE WHEN t.n > 0 THEN 'plus' ELSE 'minus' END
+            AND l.at <= t.window_end AND (l.until IS NULL OR t.window_end < l.until) AND l.id % 2 = 1",
+        Some("window_end"),
     ),
 ];

@@ -26,6 +26,7 @@ use crate::plan::branch::Time;
 use crate::plan::scan::event_times;
 use crate::plan::tables::unknown_object;
 use crate::plan::temporal::Versions;
+use crate::plan::temporal::view::time_of_view;
 use crate::plan::windows::Use;
 use crate::statement::Source;
 
@@ -171,20 +172,19 @@ impl Times<'_> {
     /// The column of the right side from whose time on a row is valid.
     fn time_of(&self, definition: &Definition, name: &Ident) -> Result<String> {
         let place = || self.source.place(name.span);
-        if definition.view().is_some() {
-            let reads = definition
-                .query()
-                .map(|query| query.reads.join(", "))
-                .unwrap_or_default();
-            return Err(SqlError::unsupported(format!(
-                "{} is a view, which has its current rows alone: FOR SYSTEM_TIME AS OF a time is for streams",
-                definition.name
-            ))
-            .at(place())
-            .hint(format!(
-                "join the stream that its rows come from ({reads}), of which the newest row of a key is the valid one, \
-                 or the rows as they stand: FOR SYSTEM_TIME AS OF now()"
-            )));
+        if let Some(query) = definition.query().filter(|_| definition.view().is_some()) {
+            return time_of_view(definition, self.snapshot)?.map_err(|why| {
+                SqlError::unsupported(format!(
+                    "{} {why}, so it isn't known which of its rows was valid at a time",
+                    definition.name
+                ))
+                .at(place())
+                .hint(format!(
+                    "a view of the last row of each key is known at all times: SELECT DISTINCT ON (key) … ORDER BY key, time DESC, with the column of \
+                     the stream's WATERMARK; or join what its rows come from ({}), or the rows as they stand: FOR SYSTEM_TIME AS OF now()",
+                    query.reads.join(", ")
+                ))
+            });
         }
         let times = event_times(definition, self.snapshot)?;
         let of = |wanted: Time| {
