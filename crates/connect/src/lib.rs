@@ -21,3 +21,4 @@ pub mod within;
 
 mod activity;
 mod address;
+mod cluster;

@@ -1,10 +1,12 @@
 //! The connectors that take rows out.
 
 pub mod file;
+pub mod kafka;
 pub mod postgres;
 pub mod redis;
 
 mod refused;
+mod texts;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -36,8 +38,9 @@ pub(crate) struct Reads<'a> {
 type Open = fn(&Reads<'_>, &mut Options<'_>) -> Result<Opened, Refusal>;
 
 /// Every connector by its name: to add one is a line here.
-const CONNECTORS: [(&str, Open); 3] = [
+const CONNECTORS: [(&str, Open); 4] = [
     ("file", file::open),
+    ("kafka", kafka::open),
     ("postgres", postgres::open),
     ("redis", redis::open),
 ];
@@ -93,12 +96,27 @@ impl<'a> Reads<'a> {
         })
     }
 
+    /// Whether it is a view, whose rows change.
+    pub(crate) fn is_view(&self) -> bool {
+        self.definition.view().is_some()
+    }
+
+    /// The places of the columns that name a row of a view; none where nothing does.
+    pub(crate) fn key(&self) -> Vec<usize> {
+        let names = self.definition.view().and_then(|view| view.key.as_ref());
+        names
+            .into_iter()
+            .flatten()
+            .filter_map(|name| self.rows.index_of(name).ok())
+            .collect()
+    }
+
     /// Of a view the places of the columns that name a row: by them `what` is changed. None for a stream.
     pub(crate) fn key_of_changes(&self, what: &str) -> Result<Option<Vec<usize>>, Refusal> {
         let Some(view) = self.definition.view() else {
             return Ok(None);
         };
-        let Some(key) = &view.key else {
+        if view.key.is_none() {
             let message = format!(
                 "nothing names a row of {}, so that {what} can't be kept in step with it",
                 self.definition.name
@@ -106,9 +124,7 @@ impl<'a> Reads<'a> {
             return Err(Refusal::new(About::Stream, message)
                 .hint("a view with GROUP BY or DISTINCT ON has a key; or take out the rows of a derived stream"));
         };
-        Ok(Some(
-            key.iter().filter_map(|name| self.rows.index_of(name).ok()).collect(),
-        ))
+        Ok(Some(self.key()))
     }
 }
 

@@ -9,7 +9,6 @@
 mod connection;
 mod counters;
 mod template;
-mod text;
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -27,8 +26,8 @@ use crate::sink::{Offsets, Opened, Promise, Rows, Sink, Start, Undeliverable};
 use crate::sinks::redis::connection::{Session, connect, said};
 use crate::sinks::redis::counters::{Amounts, Counters};
 use crate::sinks::redis::template::{Template, Wrong};
-use crate::sinks::redis::text::Texts;
 use crate::sinks::refused::Refused;
+use crate::sinks::texts::Texts;
 use crate::sinks::{Reads, last_changes};
 use crate::source::Error;
 use crate::within::Within;

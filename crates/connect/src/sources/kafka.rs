@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use headwater_catalog::definition::{Source as Definition, Stream};
 use headwater_event::clock::Micros;
-use headwater_log::kafka::connection::{ANSWER_TIME_MAX, Connection, Consumer, Security};
+use headwater_log::kafka::connection::{ANSWER_TIME_MAX, Consumer};
 use headwater_schema::column::EventSchema;
 use headwater_schema::decode::{Decoder, Format, OnError};
 use rdkafka::consumer::Consumer as _;
@@ -22,6 +22,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
 use rdkafka::{Offset, TopicPartitionList};
 
+use crate::cluster::Cluster;
 use crate::options::{About, Options, Refusal};
 use crate::source::{Ask, Batch, Error, Next, Opened, Position, Rejected, Source};
 use crate::within::Within;
@@ -36,6 +37,8 @@ const POLL: Duration = Duration::from_millis(100);
 /// How often to look for partitions that were added.
 const LOOK_EVERY: Micros = 30_000_000;
 
+const EXAMPLE: &str = "WITH (connector = 'kafka', brokers = 'localhost:9092', topic = 'orders')";
+
 const FORMATS: [(&str, Format); 2] = [("json", Format::NdJson), ("combined_log", Format::CombinedLog)];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +48,7 @@ enum Start {
 }
 
 struct Kafka {
-    connection: Connection,
+    cluster: Cluster,
     topic: String,
     start: Start,
     format: Format,
@@ -58,25 +61,13 @@ struct Kafka {
 }
 
 pub(super) fn open(source: &Definition, stream: &Stream, options: &mut Options<'_>) -> Result<Opened, Refusal> {
-    let mut needed = |name: &str, hint: &str| {
-        let refusal = || {
-            let message = format!("a source with the connector kafka needs the option {name}");
-            Refusal::new(About::Statement, message).hint(hint)
-        };
-        options.text(name).ok_or_else(refusal)
-    };
-    let brokers = needed(
-        "brokers",
-        "WITH (connector = 'kafka', brokers = 'localhost:9092', topic = 'orders')",
-    )?;
-    let topic = needed(
-        "topic",
-        "WITH (connector = 'kafka', brokers = 'localhost:9092', topic = 'orders')",
-    )?;
+    let cluster = Cluster::read(options, EXAMPLE)?;
+    let missing = || Refusal::new(About::Statement, "a source with the connector kafka needs a topic").hint(EXAMPLE);
+    let topic = options.text("topic").ok_or_else(missing)?;
     let start = options.one_of("start", &[("earliest", Start::Earliest), ("latest", Start::Latest)])?;
     let rate = options.rate()?;
     let source = Kafka {
-        connection: Connection::new(brokers, "headwater", &Security::default()),
+        cluster,
         topic: topic.to_owned(),
         start: start.unwrap_or(Start::Earliest),
         format: format(source)?,
@@ -235,9 +226,10 @@ impl Kafka {
 
 #[async_trait]
 impl Source for Kafka {
-    fn look(&self, _: &Within) -> Result<(), Error> {
-        self.connection.reach().map_err(outside)?;
-        let consumer = self.connection.consumer().map_err(outside)?;
+    fn look(&self, within: &Within) -> Result<(), Error> {
+        let connection = self.cluster.connection(within)?;
+        connection.reach().map_err(outside)?;
+        let consumer = connection.consumer().map_err(outside)?;
         self.partitions(&consumer).map(|_| ())
     }
 
@@ -255,7 +247,7 @@ impl Source for Kafka {
         let consumer = match self.consumer.take() {
             Some(consumer) => consumer,
             None => {
-                let consumer = self.connection.consumer().map_err(outside)?;
+                let consumer = self.cluster.connection(ask.within)?.consumer().map_err(outside)?;
                 self.assign(&consumer)?;
                 self.looked = ask.now;
                 consumer

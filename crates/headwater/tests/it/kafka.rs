@@ -179,3 +179,94 @@ for n in range({from}, {to}):
         .await;
     assert_eq!(letters, [json!({"n": 12})]);
 }
+
+/// Rows of a stream and of a view go out once each, whatever happens to the server: another program that reads what is committed sees every row of the
+/// stream once, and of the view the newest row under each key.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sink_writes_every_row_once() {
+    let Some(broker) = tokio::task::block_in_place(kafka::shared) else {
+        return;
+    };
+    if !there("python3", &["-c", "import confluent_kafka"]) {
+        return;
+    }
+    python(&format!(
+        r#"
+from confluent_kafka.admin import AdminClient, NewTopic
+admin = AdminClient({{"bootstrap.servers": "{0}"}})
+for topic in admin.create_topics([NewTopic("out", 3, 1), NewTopic("shops", 1, 1, config={{"cleanup.policy": "compact"}})]).values():
+    topic.result()
+"#,
+        broker.brokers
+    ));
+    let sql = format!(
+        "CREATE STREAM orders (id BIGINT NOT NULL, shop TEXT NOT NULL) WITH (partitions = 2, idempotency_key = 'id');
+         CREATE MATERIALIZED VIEW shops AS SELECT shop, count(*) AS orders FROM orders GROUP BY shop HAVING count(*) < 400;
+         CREATE SINK out FROM orders WITH (connector = 'kafka', brokers = '{0}', topic = 'out', key = 'id');
+         CREATE SINK shops_out FROM shops WITH (connector = 'kafka', brokers = '{0}', topic = 'shops');",
+        broker.brokers
+    );
+    let mut server = Server::new(&sql);
+    server.start().await;
+    for round in 0..6_u64 {
+        let order =
+            |id: u64| json!({"id": id, "shop": format!("shop {}", if id.is_multiple_of(2) { 0 } else { id % 7 })});
+        let orders: Vec<_> = (round * 200..round * 200 + 200).map(order).collect();
+        let body = json!(orders).to_string();
+        assert_eq!(server.post("/v1/streams/orders/events", body).await.0, 200);
+        if round % 2 == 1 {
+            tokio::time::sleep(Duration::from_millis(round * 60)).await;
+            server.kill();
+            server.start().await;
+        }
+    }
+    server.caught_up().await;
+    let shops = server.sql("SELECT shop, orders FROM shops ORDER BY shop").await;
+    assert_eq!(
+        shops.len(),
+        7 - 1,
+        "the shop that has most has left the view: {shops:?}"
+    );
+    let read = format!(
+        r#"
+import json, time
+from confluent_kafka import Consumer, TopicPartition
+def read(topic, partitions):
+    consumer = Consumer({{"bootstrap.servers": "{0}", "group.id": "reader", "isolation.level": "read_committed", "enable.auto.commit": False}})
+    consumer.assign([TopicPartition(topic, p, 0) for p in range(partitions)])
+    records, quiet = [], time.time()
+    while time.time() - quiet < 3:
+        record = consumer.poll(0.2)
+        if record is not None and record.error() is None:
+            records.append((record.key(), record.value()))
+            quiet = time.time()
+    consumer.close()
+    return records
+deadline = time.time() + 60
+while True:
+    out = read("out", 3)
+    if len(out) >= 1200 or time.time() > deadline:
+        break
+assert sorted(int(key) for key, _ in out) == list(range(1200)), len(out)
+assert all(json.loads(value)["id"] == int(key) for key, value in out)
+latest = dict()
+for key, value in read("shops", 1):
+    latest[key.decode()] = value
+shops = sorted((json.loads(value) for value in latest.values() if value is not None), key=lambda row: row["shop"])
+assert latest["shop 0"] is None, latest["shop 0"]
+print(json.dumps(shops))
+"#,
+        broker.brokers
+    );
+    let told = tokio::task::block_in_place(|| python(&read));
+    let told: serde_json::Value = serde_json::from_str(told.trim()).expect("JSON");
+    assert_eq!(told, json!(shops));
+}
+
+/// Runs a script; what it printed.
+fn python(script: &str) -> String {
+    let output = std::process::Command::new("python3").args(["-c", script]).output();
+    let output = output.expect("python runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}

@@ -79,7 +79,8 @@ async fn services() {
     let redis = redis::Redis::start().await;
     let postgres = postgres.as_ref().map(postgres::Postgres::url);
     let redis = redis.as_ref().map(redis::Redis::url);
-    for (name, url) in [("PG_URL", postgres), ("REDIS_URL", redis)] {
+    let kafka = headwater_test_servers::kafka::shared().map(|kafka| kafka.brokers.clone());
+    for (name, url) in [("KAFKA_BROKERS", kafka), ("PG_URL", postgres), ("REDIS_URL", redis)] {
         println!("export {name}='{}'", url.unwrap_or_default());
     }
     println!("Ctrl-C ends them.");

@@ -3,7 +3,7 @@
 use arrow::array::RecordBatch;
 use arrow::datatypes::Schema;
 
-use crate::sinks::redis::text::Texts;
+use crate::sinks::texts::Texts;
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Template(Vec<Part>);

@@ -1,4 +1,4 @@
-//! Values as texts, which is what Redis has: what is a text already as it is, anything else as in JSON, without quotes.
+//! Values as texts, which is what keys and fields elsewhere are: what is a text already as it is, anything else as in JSON, without quotes.
 
 use std::borrow::Cow;
 
@@ -6,13 +6,13 @@ use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::error::ArrowError;
 use headwater_schema::encode::JsonRows;
 
-pub(super) struct Texts {
+pub(crate) struct Texts {
     columns: Vec<ArrayRef>,
     json: JsonRows,
 }
 
 impl Texts {
-    pub(super) fn new(rows: &RecordBatch) -> Result<Self, ArrowError> {
+    pub(crate) fn new(rows: &RecordBatch) -> Result<Self, ArrowError> {
         Ok(Self {
             columns: rows.columns().to_vec(),
             json: JsonRows::new(rows)?,
@@ -20,7 +20,7 @@ impl Texts {
     }
 
     /// None for NULL.
-    pub(super) fn get(&self, row: usize, column: usize) -> Option<Cow<'_, [u8]>> {
+    pub(crate) fn get(&self, row: usize, column: usize) -> Option<Cow<'_, [u8]>> {
         let array = &self.columns[column];
         if array.is_null(row) {
             return None;
@@ -35,7 +35,7 @@ impl Texts {
     }
 
     /// The row as one JSON object.
-    pub(super) fn object(&self, row: usize) -> Vec<u8> {
+    pub(crate) fn object(&self, row: usize) -> Vec<u8> {
         let mut object = Vec::new();
         self.json.write(row, &mut object);
         object
