@@ -327,17 +327,17 @@ async fn until(server: &Server, n: u64) {
     }
 }
 
-/// What the query gives when it has not changed for a while.
+/// What the query gives when it has not changed for longer than it takes an input to be idle, which closes windows too.
 async fn settled(server: &Server, sql: &str) -> u64 {
-    let mut last = 0;
-    loop {
+    const UNCHANGED: usize = 4;
+    let (mut last, mut unchanged) = (0, 0);
+    while unchanged < UNCHANGED {
         tokio::time::sleep(Duration::from_secs(2)).await;
         let now = server.sql(sql).await[0]["n"].as_u64().unwrap_or_default();
-        if now == last && now > 0 {
-            return now;
-        }
+        unchanged = if now == last && now > 0 { unchanged + 1 } else { 0 };
         last = now;
     }
+    last
 }
 
 /// The answer of a statement without rows.
