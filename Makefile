@@ -19,8 +19,8 @@ build: toolchain ## Builds the release binary, target/release/headwater
 test: toolchain python kafka servers ## Runs all tests, with the servers that they need
 	@PATH="$(CURDIR)/$(PYTHON_ENV)/bin:$$PATH" $(CARGO) test --workspace --locked --no-fail-fast
 
-services: toolchain servers ## Starts PostgreSQL and Redis as the tests do, for trials by hand
-	@$(CARGO) test --workspace --locked --quiet --test it services -- --ignored --nocapture
+services: toolchain servers kafka ## Starts Kafka, PostgreSQL and Redis as the tests do, for trials by hand
+	@$(CARGO) run --locked --quiet -p headwater-test-servers
 
 check: format lint ## Formatting and lints, warnings as errors: what CI runs before the tests
 
@@ -65,7 +65,7 @@ $(KAFKA)/ready: tests/servers/kafka/pom.xml
 	@mvn --quiet --batch-mode --file $< dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory=$(CURDIR)/$(KAFKA)
 	@touch $@
 
-# What tests start by themselves (crates/headwater/tests/it/servers.rs).
+# What tests start by themselves (tests/servers).
 .PHONY: servers
 servers:
 	@command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || ./scripts/install postgresql

@@ -1,14 +1,12 @@
 //! Apache Kafka, one broker that is its own controller.
 
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::{free_port, listens, missing, spawn, target};
-
-/// How long a broker may take to come up, on a machine that is busy with something else.
-const START_TIME_MAX: Duration = Duration::from_secs(120);
+use crate::{PATIENCE, find, free_port, missing};
 
 /// A small machine shares its cores with the tests.
 const JAVA_OPTIONS: [&str; 4] = [
@@ -64,27 +62,16 @@ pub fn shared() -> Option<&'static Kafka> {
 impl Kafka {
     /// Starts a broker with nothing in it.
     ///
-    /// # Panics
-    /// Where it can't be started although everything is there.
-    #[allow(clippy::expect_used, reason = "a test can't go on without it")]
+    /// It ends with the thread that calls this.
     pub fn start() -> Option<Self> {
-        let libraries = target().join("kafka");
-        if !libraries.is_dir() {
+        if !libraries().is_dir() {
             missing("Kafka", "`make kafka` fetches it");
             return None;
         }
-        let java = Command::new("java")
-            .arg("-version")
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status();
-        if !java.is_ok_and(|status| status.success()) {
-            missing("Java", "install default-jre-headless");
-            return None;
-        }
+        find("java", &[])?;
         let folder = tempfile::Builder::new().prefix("headwater-kafka-").tempdir();
         let folder = folder.expect("a temporary folder").keep();
-        let [port, controller, secured] = [(); 3].map(|()| free_port().expect("a port"));
+        let [port, controller, secured] = [(); 3].map(|()| free_port());
         let ca = certificate(&folder);
         let properties = folder.join("server.properties");
         std::fs::write(&properties, configuration(&folder, port, controller, secured))
@@ -125,17 +112,31 @@ impl Kafka {
     }
 
     /// Starts the process, on the data that is there.
-    #[allow(clippy::expect_used, reason = "a test can't go on without it")]
     pub fn run(&mut self) {
-        let mut command = java_command(&self.folder);
-        command.arg("kafka.Kafka").arg(&self.properties);
-        self.child = Some(spawn(&mut command).expect("java, which was there a moment ago"));
         let log = self.folder.join("output.log");
-        assert!(
-            listens(self.port, START_TIME_MAX),
-            "Kafka doesn't come up, see {}",
-            log.display()
-        );
+        let output = std::fs::File::create(&log).expect("a file in a temporary folder");
+        let java = java_command(&self.folder);
+        let mut command = Command::new("setpriv");
+        command
+            .arg("--pdeathsig=KILL")
+            .arg(java.get_program())
+            .args(java.get_args())
+            .arg("kafka.Kafka")
+            .arg(&self.properties)
+            .current_dir(&self.folder)
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().expect("the log file"))
+            .stderr(output);
+        self.child = Some(command.spawn().expect("java starts"));
+        let begun = Instant::now();
+        while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
+            assert!(
+                begun.elapsed() < PATIENCE,
+                "Kafka doesn't come up, see {}",
+                log.display()
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// Ends the process as `kill -9` does.
@@ -155,18 +156,22 @@ impl Drop for Kafka {
     }
 }
 
+/// Where `make kafka` puts the jars.
+fn libraries() -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/kafka"))
+}
+
 fn java_command(folder: &Path) -> Command {
     let mut command = Command::new("java");
     command
         .args(JAVA_OPTIONS)
         .arg("-cp")
-        .arg(target().join("kafka").join("*"))
+        .arg(libraries().join("*"))
         .current_dir(folder);
     command
 }
 
 /// Makes the broker's key and certificate; the answer is the file of the certificate.
-#[allow(clippy::expect_used, reason = "a test can't go on without it")]
 fn certificate(folder: &Path) -> PathBuf {
     let keytool = |arguments: &[&str]| {
         let mut command = Command::new("keytool");

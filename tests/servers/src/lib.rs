@@ -1,66 +1,89 @@
-//! Real servers for tests, each with a folder and ports of its own. They end with the process that started them, however it ends.
+//! Real servers of others for tests: the machine's own binaries, in a temporary folder, on free ports, ended with the test, or with
+//! whatever ends it.
+//!
+//! `make test` installs them. Where one is missing all the same, its tests are skipped, and say so; in CI they fail.
+
+#![allow(
+    clippy::expect_used,
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    reason = "a test can't go on without its server, which takes the time that it takes"
+)]
 
 pub mod kafka;
+pub mod postgres;
+pub mod redis;
 
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-/// Whether tests that need a server which isn't there may be left out: on a developer's machine they may, in CI they fail.
-pub fn missing(what: &str, how: &str) {
-    let text = format!("{what} is not there: {how}");
-    assert!(std::env::var_os("CI").is_none(), "{text}");
-    eprintln!("skipped: {text}");
+/// How long a server may take until it answers, on a machine that is busy with something else.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Says that tests are skipped because something isn't there, and what brings it. In CI that is an error.
+fn missing(what: &str, how: &str) {
+    assert!(std::env::var_os("CI").is_none(), "{what} is missing: {how}");
+    println!("skipped: {what} is missing, {how}");
 }
 
-/// The project's folder for what is built.
-fn target() -> PathBuf {
-    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../target"))
+/// The program in the search path or in one of these folders, if it is there.
+fn find(name: &str, folders: &[PathBuf]) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let all = folders.iter().cloned().chain(std::env::split_paths(&path));
+    let found = all.map(|folder| folder.join(name)).find(|program| program.is_file());
+    if found.is_none() {
+        missing(name, "make test installs it");
+    }
+    found
+}
+
+/// A command that ends when the thread that starts it does. Servers refuse to run as root: then it runs as `user`, who gets the folder.
+fn command(program: &Path, folder: &Path, user: &str) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "INT"]).current_dir(folder);
+    if id(&["-u"]) == "0" {
+        let group = id(&["-g", user]);
+        let owned = Command::new("chown").arg("-R").arg(user).arg(folder).status();
+        assert!(
+            owned.is_ok_and(|status| status.success()),
+            "chown {user} {}",
+            folder.display()
+        );
+        command.args(["--reuid", user, "--regid", &group, "--init-groups"]);
+    }
+    command.arg("--").arg(program);
+    command
+}
+
+fn id(arguments: &[&str]) -> String {
+    let id = Command::new("id").args(arguments).output().expect("id runs");
+    String::from_utf8_lossy(&id.stdout).trim().to_owned()
+}
+
+/// Sends a signal, such as `INT`.
+fn signal(process: &Child, name: &str) {
+    let status = Command::new("kill")
+        .args(["-s", name, &process.id().to_string()])
+        .status();
+    assert!(status.is_ok_and(|status| status.success()), "kill -s {name}");
+}
+
+/// Asks until the answer is there.
+async fn wait_for<T>(what: &str, ask: impl AsyncFn() -> Option<T>) -> T {
+    let started = Instant::now();
+    loop {
+        if let Some(answer) = ask().await {
+            return answer;
+        }
+        assert!(started.elapsed() < PATIENCE, "{what} does not answer");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 /// A port that nobody listens on at this moment.
-fn free_port() -> std::io::Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
-}
-
-/// Starts a command that is killed when this process ends. To be called from a thread that lives as long: Linux counts the thread.
-fn spawn(command: &mut Command) -> std::io::Result<Child> {
-    let mut tied = Command::new("setpriv");
-    tied.arg("--pdeathsig=KILL")
-        .arg(command.get_program())
-        .args(command.get_args());
-    if let Some(folder) = command.get_current_dir() {
-        tied.current_dir(folder);
-    }
-    for (key, value) in command.get_envs() {
-        match value {
-            Some(value) => tied.env(key, value),
-            None => tied.env_remove(key),
-        };
-    }
-    let log = std::fs::File::create(
-        command
-            .get_current_dir()
-            .map_or_else(PathBuf::new, PathBuf::from)
-            .join("output.log"),
-    )?;
-    tied.stdin(std::process::Stdio::null())
-        .stdout(log.try_clone()?)
-        .stderr(log);
-    tied.spawn()
-}
-
-/// Returns when something listens there; false if nothing does in time.
-#[allow(clippy::disallowed_methods, reason = "a server takes the time that it takes")]
-fn listens(port: u16, time_max: Duration) -> bool {
-    let address = SocketAddr::from(([127, 0, 0, 1], port));
-    let begun = Instant::now();
-    while begun.elapsed() < time_max {
-        if TcpStream::connect(address).is_ok() {
-            return true;
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    false
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("an address").port()
 }

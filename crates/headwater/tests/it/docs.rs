@@ -8,9 +8,8 @@ use headwater::config::keys::KEYS;
 use headwater_event::clock::SystemClock;
 use headwater_query::error::QueryError;
 use headwater_query::session::Answer;
-
-use crate::servers::postgres::Postgres;
-use crate::servers::redis::Redis;
+use headwater_test_servers::postgres::Postgres;
+use headwater_test_servers::redis::Redis;
 
 #[test]
 fn every_key_of_the_configuration_is_documented() {

@@ -23,7 +23,6 @@ mod postgres;
 mod replace;
 mod retention;
 mod server;
-mod servers;
 mod sink_postgres;
 mod sink_redis;
 mod sinks;

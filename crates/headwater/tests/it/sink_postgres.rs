@@ -7,13 +7,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use headwater_test_servers::postgres::Postgres;
 use rand::rngs::StdRng;
 use rand::{Rng, RngCore, SeedableRng};
 use serde_json::{Value, json};
 
 use crate::crash::Load;
 use crate::server::Server;
-use crate::servers::postgres::Postgres;
 use crate::sinks::delivered;
 
 const PATIENCE: Duration = Duration::from_secs(120);

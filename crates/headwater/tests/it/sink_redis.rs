@@ -6,13 +6,13 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
+use headwater_test_servers::redis::Redis;
 use rand::rngs::StdRng;
 use rand::{Rng, RngCore, SeedableRng};
 use serde_json::{Value, json};
 
 use crate::crash::Load;
 use crate::server::Server;
-use crate::servers::redis::Redis;
 use crate::sinks::delivered;
 
 const PATIENCE: Duration = Duration::from_secs(120);

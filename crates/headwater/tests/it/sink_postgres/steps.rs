@@ -10,8 +10,7 @@ use headwater_connect::sinks;
 use headwater_connect::source::Error;
 use headwater_connect::within::Within;
 use headwater_schema::column::{Column, EventSchema, UnknownFields};
-
-use crate::servers::postgres::Postgres;
+use headwater_test_servers::postgres::Postgres;
 
 struct Steps {
     postgres: Postgres,

@@ -6,8 +6,7 @@ use redis::FromRedisValue;
 use redis::aio::MultiplexedConnection;
 use tempfile::TempDir;
 
-use crate::server::free_port;
-use crate::servers::{command, find, signal, wait_for};
+use crate::{command, find, free_port, signal, wait_for};
 
 const USER: &str = "nobody";
 

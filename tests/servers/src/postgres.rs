@@ -6,8 +6,7 @@ use std::process::{Child, Stdio};
 use tempfile::TempDir;
 use tokio_postgres::{Client, NoTls, Row};
 
-use crate::server::free_port;
-use crate::servers::{command, find, signal, wait_for};
+use crate::{command, find, free_port, signal, wait_for};
 
 const USER: &str = "postgres";
 const ACCESS: &str = "
