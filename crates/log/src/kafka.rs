@@ -25,6 +25,7 @@ mod clients;
 mod context;
 mod follower;
 mod names;
+mod partitions;
 mod readers;
 mod records;
 mod registry;
@@ -39,20 +40,17 @@ use bytes::Bytes;
 use headwater_event::clock::{Clock, Micros};
 use headwater_event::offset::{Offset, TopicPartition};
 use parking_lot::Mutex;
-use rdkafka::consumer::Consumer;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::{Offset as KafkaOffset, TopicPartitionList};
 use tokio::runtime::Handle;
 
 use crate::embedded::EmbeddedLog;
 use crate::error::{Error, Result};
 use crate::kafka::appender::Appender;
-use crate::kafka::clients::{Clients, blocking, pause};
-use crate::kafka::connection::ANSWER_TIME_MAX;
+use crate::kafka::clients::{Clients, blocking};
 use crate::kafka::follower::{BARRIER, Consumed, ENTRY, Followed, Follower};
 use crate::kafka::names::Names;
 use crate::kafka::options::KafkaOptions;
-use crate::kafka::readers::{Place, Readers};
+use crate::kafka::partitions::{Partitions, Written};
+use crate::kafka::readers::Place;
 use crate::kafka::records::{base_of, record_of};
 use crate::kafka::registry::{Event, KnownTable, KnownTopic};
 use crate::kafka::transactions::{Failure, Record, Transactions};
@@ -62,32 +60,16 @@ use crate::{Claim, Commit, Log, LoggedBatch, Produced, StateTable, rows};
 /// How long a topic on the cluster may wait for its entry in the registry, before it is a remainder of one that was deleted.
 const MADE_TIME_MAX: Duration = Duration::from_secs(3);
 
-/// How often to look whether what was committed can be read.
-const DECIDED_POLL_TIME: Duration = Duration::from_millis(2);
-
 /// See the module.
 pub struct KafkaLog {
     clock: Arc<dyn Clock>,
     names: Names,
     clients: Clients,
-    readers: Readers,
+    partitions: Arc<Partitions>,
     appender: Appender,
-    /// For questions about partitions.
-    asking: Arc<connection::Consumer>,
-    /// Where partitions end, as far as this process knows.
-    ends: Arc<Mutex<HashMap<(i64, TopicPartition), End>>>,
     owners: Mutex<HashMap<Arc<str>, Arc<Owner>>>,
     follower: Follower,
     copies: Arc<EmbeddedLog>,
-}
-
-/// The end of a partition: the last batch and the offset after it.
-#[derive(Clone, Copy, Debug)]
-struct End {
-    last: i64,
-    next: Offset,
-    /// Up to here there is nothing after it.
-    looked: i64,
 }
 
 /// Work that this process has claimed.
@@ -97,16 +79,6 @@ struct Owner {
     consumed: Mutex<HashMap<TopicPartition, Consumed>>,
     /// Commits are written in the order in which they were asked for.
     turn: tokio::sync::Mutex<()>,
-}
-
-/// A topic's partition and the rows of a batch that was written there, by its place among the records of a transaction.
-struct Written {
-    topic: Arc<KnownTopic>,
-    partition: TopicPartition,
-    first: usize,
-    last: usize,
-    /// Of the last record.
-    rows: usize,
 }
 
 impl std::fmt::Debug for KafkaLog {
@@ -154,13 +126,11 @@ impl KafkaLog {
         let (id, for_appender) = (names.appends(&process), clients.connection.clone());
         let appender = blocking(move || Appender::open(for_appender, id)).await?;
         let log = Arc::new(Self {
-            readers: Readers::new(clients.connection.clone(), clock.clone()),
-            asking: Arc::new(clients.connection.consumer()?),
+            partitions: Arc::new(Partitions::new(&clients.connection, clock.clone())?),
             clock,
             names,
             clients,
             appender,
-            ends: Arc::default(),
             owners: Mutex::default(),
             follower,
             copies,
@@ -290,143 +260,6 @@ impl KafkaLog {
         }
         Ok(written)
     }
-
-    /// The partition's first record and the one after the last that is decided. What this process has committed is decided: Kafka
-    /// answers a commit when it can't be undone any more, and a little before it can be read.
-    async fn bounds(&self, place: Place<'_>) -> Result<(i64, i64)> {
-        let ours = self.last_of_ours(place);
-        loop {
-            let (low, high) = self.ask_bounds(place).await?;
-            if high > ours {
-                return Ok((low, high));
-            }
-            pause(DECIDED_POLL_TIME).await;
-        }
-    }
-
-    async fn ask_bounds(&self, place: Place<'_>) -> Result<(i64, i64)> {
-        let (asking, topic) = (self.asking.clone(), place.topic.kafka.clone());
-        let partition = i32::try_from(place.partition.partition).unwrap_or(i32::MAX);
-        blocking(move || {
-            // A topic that was made just now isn't known to every broker yet.
-            for _ in 0..50 {
-                match asking.fetch_watermarks(&topic, partition, ANSWER_TIME_MAX) {
-                    Err(KafkaError::MetadataFetch(
-                        RDKafkaErrorCode::UnknownTopicOrPartition
-                        | RDKafkaErrorCode::UnknownPartition
-                        | RDKafkaErrorCode::UnknownTopic
-                        | RDKafkaErrorCode::LeaderNotAvailable
-                        | RDKafkaErrorCode::NotLeaderForPartition,
-                    )) => std::thread::sleep(Duration::from_millis(100)),
-                    answer => return Ok(answer?),
-                }
-            }
-            Err(Error::Kafka(format!("topic '{topic}' isn't there")))
-        })
-        .await
-    }
-
-    async fn read_at(
-        &self,
-        place: Place<'_>,
-        from: Offset,
-        bytes_max: usize,
-        columns: Option<&[usize]>,
-    ) -> Result<Vec<LoggedBatch>> {
-        let mut lease = self.readers.at(place, from)?;
-        let mut batches: Vec<LoggedBatch> = Vec::new();
-        let mut bytes = 0;
-        let mut asked = None;
-        loop {
-            while batches.is_empty() || bytes < bytes_max {
-                let Some(batch) = lease.next(place, columns)? else {
-                    break;
-                };
-                bytes += batch.memory_bytes();
-                batches.push(batch);
-            }
-            let (next, at_end) = lease.seen();
-            let all_of_ours = next > self.last_of_ours(place);
-            if !batches.is_empty() && bytes >= bytes_max || at_end && all_of_ours {
-                return Ok(batches);
-            }
-            let end = match asked {
-                Some(end) => end,
-                None => *asked.insert(self.bounds(place).await?.1),
-            };
-            // A record is followed by the mark of its transaction, so the last one before the end isn't a record.
-            if next + 1 >= end {
-                return Ok(batches);
-            }
-            lease.more().await;
-        }
-    }
-
-    /// The last record that this process knows to have written.
-    fn last_of_ours(&self, place: Place<'_>) -> i64 {
-        let ends = self.ends.lock();
-        let key = (place.topic.id, place.partition.clone());
-        ends.get(&key).map_or(-1, |end| end.last)
-    }
-
-    /// The offset after the last batch that is there.
-    async fn end(&self, place: Place<'_>, low: i64, high: i64) -> Result<Offset> {
-        let key = (place.topic.id, place.partition.clone());
-        let known = self.ends.lock().get(&key).copied();
-        let start = base_of(low);
-        if let Some(end) = known
-            && high <= end.looked
-        {
-            return Ok(end.next.max(start));
-        }
-        let mut back = 2;
-        loop {
-            let from = low.max(high - back);
-            let mut at = base_of(from);
-            let mut last = None;
-            loop {
-                let batches = self.read_at(place, at, usize::MAX, Some(&[])).await?;
-                let Some(batch) = batches.last() else {
-                    break;
-                };
-                at = batch.next();
-                last = Some(batch.base);
-            }
-            if let Some(base) = last {
-                let end = End {
-                    last: record_of(base),
-                    next: at,
-                    looked: high,
-                };
-                self.ends.lock().insert(key, end);
-                return Ok(at);
-            }
-            if from == low {
-                return Ok(start);
-            }
-            back *= 16;
-        }
-    }
-}
-
-/// Notes where batches have come to stand, and answers their first offsets.
-fn note(ends: &Mutex<HashMap<(i64, TopicPartition), End>>, written: &[Written], placed: &[i64]) -> Vec<Offset> {
-    let mut ends = ends.lock();
-    let note = |written: &Written| {
-        let last = placed[written.last];
-        let end = End {
-            last,
-            next: base_of(last) + written.rows.max(1) as u64,
-            // Its transaction's mark.
-            looked: last + 2,
-        };
-        let known = ends.entry((written.topic.id, written.partition.clone())).or_insert(end);
-        if known.last < last {
-            *known = end;
-        }
-        base_of(placed[written.first])
-    };
-    written.iter().map(note).collect()
 }
 
 const PROCESS_TABLE: &str = "process";
@@ -504,7 +337,7 @@ impl Log for KafkaLog {
             return Ok(());
         };
         self.register(&Event::TopicDeleted(name.into()), None).await?;
-        self.readers.forget(topic.id);
+        self.partitions.forget(topic.id);
         self.clients.delete_topic(&topic.kafka).await
     }
 
@@ -528,8 +361,8 @@ impl Log for KafkaLog {
             topic: &topic,
             partition,
         };
-        let (low, high) = self.bounds(place).await?;
-        Ok(base_of(low)..self.end(place, low, high).await?)
+        let (low, high) = self.partitions.bounds(place).await?;
+        Ok(base_of(low)..self.partitions.end(place, low, high).await?)
     }
 
     async fn offset_at(&self, partition: &TopicPartition, time: Micros) -> Result<Offset> {
@@ -538,23 +371,10 @@ impl Log for KafkaLog {
             topic: &topic,
             partition,
         };
-        let mut list = TopicPartitionList::new();
-        let number = i32::try_from(partition.partition).unwrap_or(i32::MAX);
-        list.add_partition_offset(&topic.kafka, number, KafkaOffset::Offset(time.div_euclid(1000).max(0)))?;
-        let asking = self.asking.clone();
-        let found = blocking(move || Ok(asking.offsets_for_times(list, ANSWER_TIME_MAX)?)).await?;
-        let found = found.elements().first().map(|element| element.offset());
-        if let Some(KafkaOffset::Offset(record)) = found {
-            // It may be the mark of a transaction, which has the broker's time.
-            let mut at = base_of(record);
-            while let Some(batch) = self.read_at(place, at, 0, Some(&[])).await?.first() {
-                if batch.appended.div_euclid(1000) >= time.div_euclid(1000) {
-                    return Ok(batch.base);
-                }
-                at = batch.next();
-            }
+        match self.partitions.first_at(place, time).await? {
+            Some(base) => Ok(base),
+            None => Ok(self.offsets(partition).await?.end),
         }
-        Ok(self.offsets(partition).await?.end)
     }
 
     async fn trim(&self, partition: &TopicPartition, before: Offset) -> Result<()> {
@@ -564,11 +384,11 @@ impl Log for KafkaLog {
             topic: &topic,
             partition,
         };
-        let (low, high) = self.bounds(place).await?;
+        let (low, high) = self.partitions.bounds(place).await?;
         let mut record = record_of(before).min(high);
         if record < high && base_of(record) < before {
             // Whether the batch lies before the offset as a whole.
-            let batches = self.read_at(place, base_of(record), 0, Some(&[])).await?;
+            let batches = self.partitions.read(place, base_of(record), 0, Some(&[])).await?;
             let whole = batches
                 .first()
                 .is_some_and(|batch| record_of(batch.base) > record || batch.next() <= before);
@@ -585,7 +405,7 @@ impl Log for KafkaLog {
         let mut records = Vec::with_capacity(batches.len());
         let written = self.records(&batches, &mut records)?;
         let placed = self.appender.append(records).await?;
-        Ok(note(&self.ends, &written, &placed))
+        Ok(self.partitions.note(&written, &placed))
     }
 
     async fn read(
@@ -601,7 +421,7 @@ impl Log for KafkaLog {
             topic: &topic,
             partition,
         };
-        self.read_at(place, from, bytes_max, columns).await
+        self.partitions.read(place, from, bytes_max, columns).await
     }
 
     async fn wait(&self, partition: &TopicPartition, from: Offset) -> Result<()> {
@@ -610,7 +430,7 @@ impl Log for KafkaLog {
             topic: &topic,
             partition,
         };
-        let mut lease = self.readers.at(place, from)?;
+        let mut lease = self.partitions.reader(place, from)?;
         loop {
             if lease.is_ahead(place)? {
                 return Ok(());
@@ -709,13 +529,13 @@ impl Log for KafkaLog {
             let key = prefixed(ENTRY, claim.owner.as_bytes());
             records.push(self.record(&self.names.owners(), key, Some(value.into())));
         }
-        let (writer, ends) = (owner.clone(), self.ends.clone());
+        let (writer, partitions) = (owner.clone(), self.partitions.clone());
         let write = move || {
             let placed = writer.transactions.write(&records);
             Ok(placed.map(|placed| {
                 // Also where nobody waits for it any more.
                 *writer.consumed.lock() = consumed;
-                let offsets = note(&ends, &written, &placed);
+                let offsets = partitions.note(&written, &placed);
                 (placed, offsets)
             }))
         };

@@ -1,0 +1,237 @@
+//! Partitions as the cluster has them: what stands where, and where they end.
+//!
+//! Kafka answers a commit when it can't be undone any more, and a little before it can be read. Whoever asks a process sees all that it
+//! has committed, so a process remembers where that stands ([`Partitions::note`]), and waits for it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use headwater_event::clock::{Clock, Micros};
+use headwater_event::offset::{Offset, TopicPartition};
+use parking_lot::Mutex;
+use rdkafka::consumer::Consumer as _;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::{Offset as KafkaOffset, TopicPartitionList};
+
+use crate::LoggedBatch;
+use crate::error::{Error, Result};
+use crate::kafka::clients::{blocking, pause};
+use crate::kafka::connection::{ANSWER_TIME_MAX, Connection, Consumer};
+use crate::kafka::readers::{Lease, Place, Readers};
+use crate::kafka::records::{base_of, record_of};
+use crate::kafka::registry::KnownTopic;
+
+/// How often to look whether what was committed can be read.
+const DECIDED_POLL_TIME: Duration = Duration::from_millis(2);
+
+/// See the module.
+pub(super) struct Partitions {
+    readers: Readers,
+    /// For questions about partitions.
+    asking: Arc<Consumer>,
+    /// Where partitions end, as far as this process knows.
+    ends: Mutex<HashMap<(i64, TopicPartition), End>>,
+}
+
+/// The end of a partition: the last batch and the offset after it.
+#[derive(Clone, Copy, Debug)]
+struct End {
+    last: i64,
+    next: Offset,
+    /// Up to here there is nothing after it.
+    looked: i64,
+}
+
+/// A topic's partition and the rows of a batch that was written there, by its place among the records of a transaction.
+pub(super) struct Written {
+    pub topic: Arc<KnownTopic>,
+    pub partition: TopicPartition,
+    pub first: usize,
+    pub last: usize,
+    /// Of the last record.
+    pub rows: usize,
+}
+
+impl Partitions {
+    pub fn new(connection: &Connection, clock: Arc<dyn Clock>) -> Result<Self> {
+        Ok(Self {
+            readers: Readers::new(connection.clone(), clock),
+            asking: Arc::new(connection.consumer()?),
+            ends: Mutex::default(),
+        })
+    }
+
+    /// A reader that stands at `from`.
+    pub fn reader(&self, place: Place<'_>, from: Offset) -> Result<Lease<'_>> {
+        self.readers.at(place, from)
+    }
+
+    /// Lets go of all that reads a topic.
+    pub fn forget(&self, topic: i64) {
+        self.readers.forget(topic);
+    }
+
+    /// The partition's first record and the one after the last that is decided, all that this process has committed among them.
+    pub async fn bounds(&self, place: Place<'_>) -> Result<(i64, i64)> {
+        let ours = self.last_of_ours(place);
+        loop {
+            let (low, high) = self.ask_bounds(place).await?;
+            if high > ours {
+                return Ok((low, high));
+            }
+            pause(DECIDED_POLL_TIME).await;
+        }
+    }
+
+    async fn ask_bounds(&self, place: Place<'_>) -> Result<(i64, i64)> {
+        let (asking, topic) = (self.asking.clone(), place.topic.kafka.clone());
+        let partition = i32::try_from(place.partition.partition).unwrap_or(i32::MAX);
+        blocking(move || {
+            // A topic that was made just now isn't known to every broker yet.
+            for _ in 0..50 {
+                match asking.fetch_watermarks(&topic, partition, ANSWER_TIME_MAX) {
+                    Err(KafkaError::MetadataFetch(
+                        RDKafkaErrorCode::UnknownTopicOrPartition
+                        | RDKafkaErrorCode::UnknownPartition
+                        | RDKafkaErrorCode::UnknownTopic
+                        | RDKafkaErrorCode::LeaderNotAvailable
+                        | RDKafkaErrorCode::NotLeaderForPartition,
+                    )) => std::thread::sleep(Duration::from_millis(100)),
+                    answer => return Ok(answer?),
+                }
+            }
+            Err(Error::Kafka(format!("topic '{topic}' isn't there")))
+        })
+        .await
+    }
+
+    /// As [`crate::Log::read`] has it.
+    pub async fn read(
+        &self,
+        place: Place<'_>,
+        from: Offset,
+        bytes_max: usize,
+        columns: Option<&[usize]>,
+    ) -> Result<Vec<LoggedBatch>> {
+        let mut lease = self.readers.at(place, from)?;
+        let mut batches: Vec<LoggedBatch> = Vec::new();
+        let mut bytes = 0;
+        let mut asked = None;
+        loop {
+            while batches.is_empty() || bytes < bytes_max {
+                let Some(batch) = lease.next(place, columns)? else {
+                    break;
+                };
+                bytes += batch.memory_bytes();
+                batches.push(batch);
+            }
+            let (next, at_end) = lease.seen();
+            let all_of_ours = next > self.last_of_ours(place);
+            if !batches.is_empty() && bytes >= bytes_max || at_end && all_of_ours {
+                return Ok(batches);
+            }
+            let end = match asked {
+                Some(end) => end,
+                None => *asked.insert(self.bounds(place).await?.1),
+            };
+            // A record is followed by the mark of its transaction, so the last one before the end isn't a record.
+            if next + 1 >= end {
+                return Ok(batches);
+            }
+            lease.more().await;
+        }
+    }
+
+    /// The last record that this process knows to have written.
+    fn last_of_ours(&self, place: Place<'_>) -> i64 {
+        let ends = self.ends.lock();
+        let key = (place.topic.id, place.partition.clone());
+        ends.get(&key).map_or(-1, |end| end.last)
+    }
+
+    /// The offset after the last batch that is there.
+    pub async fn end(&self, place: Place<'_>, low: i64, high: i64) -> Result<Offset> {
+        let key = (place.topic.id, place.partition.clone());
+        let known = self.ends.lock().get(&key).copied();
+        let start = base_of(low);
+        if let Some(end) = known
+            && high <= end.looked
+        {
+            return Ok(end.next.max(start));
+        }
+        let mut back = 2;
+        loop {
+            let from = low.max(high - back);
+            let mut at = base_of(from);
+            let mut last = None;
+            loop {
+                let batches = self.read(place, at, usize::MAX, Some(&[])).await?;
+                let Some(batch) = batches.last() else {
+                    break;
+                };
+                at = batch.next();
+                last = Some(batch.base);
+            }
+            if let Some(base) = last {
+                let end = End {
+                    last: record_of(base),
+                    next: at,
+                    looked: high,
+                };
+                self.ends.lock().insert(key, end);
+                return Ok(at);
+            }
+            if from == low {
+                return Ok(start);
+            }
+            back *= 16;
+        }
+    }
+
+    /// The first batch of this time or later, and none where there is none.
+    pub async fn first_at(&self, place: Place<'_>, time: Micros) -> Result<Option<Offset>> {
+        let mut list = TopicPartitionList::new();
+        let number = i32::try_from(place.partition.partition).unwrap_or(i32::MAX);
+        list.add_partition_offset(
+            &place.topic.kafka,
+            number,
+            KafkaOffset::Offset(time.div_euclid(1000).max(0)),
+        )?;
+        let asking = self.asking.clone();
+        let found = blocking(move || Ok(asking.offsets_for_times(list, ANSWER_TIME_MAX)?)).await?;
+        let found = found.elements().first().map(|element| element.offset());
+        let Some(KafkaOffset::Offset(record)) = found else {
+            return Ok(None);
+        };
+        // It may be the mark of a transaction, which has the broker's time.
+        let mut at = base_of(record);
+        while let Some(batch) = self.read(place, at, 0, Some(&[])).await?.first() {
+            if batch.appended.div_euclid(1000) >= time.div_euclid(1000) {
+                return Ok(Some(batch.base));
+            }
+            at = batch.next();
+        }
+        Ok(None)
+    }
+
+    /// Notes where batches have come to stand, and answers their first offsets.
+    pub fn note(&self, written: &[Written], placed: &[i64]) -> Vec<Offset> {
+        let mut ends = self.ends.lock();
+        let note = |written: &Written| {
+            let last = placed[written.last];
+            let end = End {
+                last,
+                next: base_of(last) + written.rows.max(1) as u64,
+                // Its transaction's mark.
+                looked: last + 2,
+            };
+            let known = ends.entry((written.topic.id, written.partition.clone())).or_insert(end);
+            if known.last < last {
+                *known = end;
+            }
+            base_of(placed[written.first])
+        };
+        written.iter().map(note).collect()
+    }
+}
