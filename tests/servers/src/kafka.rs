@@ -69,7 +69,9 @@ impl Kafka {
             return None;
         }
         find("java", &[])?;
-        let folder = tempfile::Builder::new().prefix("headwater-kafka-").tempdir();
+        forget_the_dead();
+        let prefix = format!("{FOLDER}{}-", std::process::id());
+        let folder = tempfile::Builder::new().prefix(&prefix).tempdir();
         let folder = folder.expect("a temporary folder").keep();
         let [port, controller, secured] = [(); 3].map(|()| free_port());
         let ca = certificate(&folder);
@@ -153,6 +155,23 @@ impl Drop for Kafka {
     fn drop(&mut self) {
         self.kill();
         let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// What a broker's folder is called, before the number of its process.
+const FOLDER: &str = "headwater-kafka-";
+
+/// Removes the folders of brokers whose process has ended without removing them: a shared one lives as long as its process.
+fn forget_the_dead() {
+    for folder in std::fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
+        let name = folder.file_name();
+        let process = name
+            .to_str()
+            .and_then(|name| name.strip_prefix(FOLDER)?.split('-').next()?.parse::<u32>().ok());
+        if process.is_some_and(|process| !Path::new(&format!("/proc/{process}")).exists()) {
+            // Somebody else may be at it as well.
+            let _ = std::fs::remove_dir_all(folder.path());
+        }
     }
 }
 
