@@ -96,8 +96,7 @@ impl KafkaLog {
     /// [`Error::Kafka`] where the cluster can't be reached or refuses something; those of [`EmbeddedLog::open`] for the copies.
     pub fn open(options: KafkaOptions, clock: Arc<dyn Clock>) -> Result<Arc<Self>> {
         let names = Names::new(&options.prefix)?;
-        let clients = Clients::new(&options);
-        clients.connection.reach()?;
+        let clients = Clients::open(&options)?;
         let copies = EmbeddedLog::open(options.copies, clock.clone())?;
         let handle = Handle::current();
         std::thread::scope(|scope| {

@@ -53,8 +53,14 @@ const SEEN_BY: [(&str, &[&str]); 6] = [
     ("redis", CONNECTED),
 ];
 
-/// The crate of connectors, and those that it is below.
-const CONNECTED: &[&str] = &["headwater-connect", "headwater-sql", "headwater-query", "headwater"];
+/// The crate of connectors, and those that it is below; and what starts servers for tests.
+const CONNECTED: &[&str] = &[
+    "headwater-test-servers",
+    "headwater-connect",
+    "headwater-sql",
+    "headwater-query",
+    "headwater",
+];
 
 #[test]
 fn dependencies_point_one_way() {

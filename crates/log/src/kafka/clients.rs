@@ -1,30 +1,37 @@
 //! Topics as the cluster has them: made, changed, trimmed, deleted.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use rdkafka::admin::{AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::consumer::Consumer as _;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Offset as KafkaOffset, TopicPartitionList};
 
 use crate::error::{Error, Result};
 use crate::kafka::connection::{ANSWER_TIME_MAX, Connection, RECORD_BYTES_MAX};
+use crate::kafka::context::Context;
 use crate::kafka::options::KafkaOptions;
 use crate::topic::Cleanup;
 
 #[derive(Clone)]
 pub(super) struct Clients {
     pub connection: Connection,
+    admin: Arc<AdminClient<Context>>,
     replication: i32,
 }
 
 impl Clients {
-    pub fn new(options: &KafkaOptions) -> Self {
-        Self {
-            connection: Connection::new(&options.brokers, &options.prefix, &options.security),
+    /// Blocks until the cluster has answered.
+    pub fn open(options: &KafkaOptions) -> Result<Self> {
+        let connection = Connection::new(&options.brokers, &options.prefix, &options.security);
+        connection.reach()?;
+        Ok(Self {
+            admin: Arc::new(connection.admin()?),
+            connection,
             replication: options.replication.map_or(-1, i32::from),
-        }
+        })
     }
 
     /// Makes the topic; false where the cluster has it already.
@@ -35,7 +42,7 @@ impl Clients {
         for (key, value) in &properties {
             topic = topic.set(key, value);
         }
-        let created = self.connection.admin()?.create_topics([&topic], &answered()).await?;
+        let created = self.admin.create_topics([&topic], &answered()).await?;
         match created.into_iter().next() {
             Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => Ok(false),
             Some(Err((name, code))) => Err(Error::Kafka(format!("topic '{name}' can't be made: {code}"))),
@@ -50,7 +57,7 @@ impl Clients {
         for (key, value) in &properties {
             altered = altered.set(key, value);
         }
-        let answers = self.connection.admin()?.alter_configs([&altered], &answered()).await?;
+        let answers = self.admin.alter_configs([&altered], &answered()).await?;
         match answers.into_iter().next() {
             Some(Err((_, code))) => Err(Error::Kafka(format!(
                 "the retention of topic '{name}' can't be changed: {code}"
@@ -61,7 +68,7 @@ impl Clients {
 
     /// Deletes the topic and waits until it is gone.
     pub async fn delete_topic(&self, name: &str) -> Result<()> {
-        let answers = self.connection.admin()?.delete_topics(&[name], &answered()).await?;
+        let answers = self.admin.delete_topics(&[name], &answered()).await?;
         match answers.into_iter().next() {
             Some(Err((_, RDKafkaErrorCode::UnknownTopicOrPartition))) | Some(Ok(_)) | None => {}
             Some(Err((_, code))) => return Err(Error::Kafka(format!("topic '{name}' can't be deleted: {code}"))),
@@ -79,7 +86,7 @@ impl Clients {
     pub async fn delete_records(&self, topic: &str, partition: u32, before: i64) -> Result<()> {
         let mut list = TopicPartitionList::new();
         list.add_partition_offset(topic, partition as i32, KafkaOffset::Offset(before))?;
-        let answers = self.connection.admin()?.delete_records(&list, &answered()).await?;
+        let answers = self.admin.delete_records(&list, &answered()).await?;
         for element in answers.elements() {
             match element.error() {
                 // Somebody has deleted more already.
