@@ -21,7 +21,7 @@ pub mod options;
 pub mod transactions;
 
 mod appender;
-mod clients;
+mod cluster;
 mod context;
 mod follower;
 mod names;
@@ -45,13 +45,13 @@ use tokio::runtime::Handle;
 use crate::embedded::EmbeddedLog;
 use crate::error::{Error, Result};
 use crate::kafka::appender::Appender;
-use crate::kafka::clients::{Clients, blocking};
+use crate::kafka::cluster::{Cluster, blocking};
 use crate::kafka::follower::{BARRIER, Consumed, ENTRY, Followed, Follower};
 use crate::kafka::names::Names;
 use crate::kafka::options::KafkaOptions;
 use crate::kafka::partitions::{Partitions, Written};
 use crate::kafka::readers::Place;
-use crate::kafka::records::{base_of, record_of};
+use crate::kafka::records::{base_of, prefixed, record_of};
 use crate::kafka::registry::{Event, KnownTable, KnownTopic};
 use crate::kafka::transactions::{Failure, Record, Transactions};
 use crate::topic::{Cleanup, Topic, TopicSpec, check_spec, check_trim, reconcile, stored};
@@ -64,7 +64,7 @@ const MADE_TIME_MAX: Duration = Duration::from_secs(3);
 pub struct KafkaLog {
     clock: Arc<dyn Clock>,
     names: Names,
-    clients: Clients,
+    cluster: Cluster,
     partitions: Arc<Partitions>,
     appender: Appender,
     owners: Mutex<HashMap<Arc<str>, Arc<Owner>>>,
@@ -96,11 +96,11 @@ impl KafkaLog {
     /// [`Error::Kafka`] where the cluster can't be reached or refuses something; those of [`EmbeddedLog::open`] for the copies.
     pub fn open(options: KafkaOptions, clock: Arc<dyn Clock>) -> Result<Arc<Self>> {
         let names = Names::new(&options.prefix)?;
-        let clients = Clients::open(&options)?;
+        let cluster = Cluster::open(&options)?;
         let copies = EmbeddedLog::open(options.copies, clock.clone())?;
         let handle = Handle::current();
         std::thread::scope(|scope| {
-            let opening = scope.spawn(|| handle.block_on(Self::open_on(names, clients, copies, clock)));
+            let opening = scope.spawn(|| handle.block_on(Self::open_on(names, cluster, copies, clock)));
             opening
                 .join()
                 .map_err(|_| Error::Kafka("opening the log panicked".to_owned()))?
@@ -109,7 +109,7 @@ impl KafkaLog {
 
     async fn open_on(
         names: Names,
-        clients: Clients,
+        cluster: Cluster,
         copies: Arc<EmbeddedLog>,
         clock: Arc<dyn Clock>,
     ) -> Result<Arc<Self>> {
@@ -118,17 +118,17 @@ impl KafkaLog {
             retention_bytes: None,
         };
         let newest = Cleanup::Compact { key: String::new() };
-        clients.create_topic(&names.registry(), 1, &for_ever).await?;
-        clients.create_topic(&names.owners(), 1, &newest).await?;
+        cluster.create_topic(&names.registry(), 1, &for_ever).await?;
+        cluster.create_topic(&names.owners(), 1, &newest).await?;
         let process = process_id(&copies, &*clock).await?;
-        let follower = Follower::open(&clients.connection, &names, copies.clone()).await?;
-        let (id, for_appender) = (names.appends(&process), clients.connection.clone());
+        let follower = Follower::open(&cluster.connection, &names, copies.clone()).await?;
+        let (id, for_appender) = (names.appends(&process), cluster.connection.clone());
         let appender = blocking(move || Appender::open(for_appender, id)).await?;
         let log = Arc::new(Self {
-            partitions: Arc::new(Partitions::new(&clients.connection, clock.clone())?),
+            partitions: Arc::new(Partitions::new(&cluster.connection, clock.clone())?),
             clock,
             names,
-            clients,
+            cluster,
             appender,
             owners: Mutex::default(),
             follower,
@@ -216,7 +216,7 @@ impl KafkaLog {
             return Ok(table);
         }
         let newest = Cleanup::Compact { key: String::new() };
-        self.clients.create_topic(&self.names.table(name), 1, &newest).await?;
+        self.cluster.create_topic(&self.names.table(name), 1, &newest).await?;
         self.register(&Event::TableMade(name.into()), None).await?;
         known().ok_or_else(|| Error::Kafka(format!("the state table '{name}' was deleted when it was made")))
     }
@@ -284,13 +284,6 @@ async fn process_id(copies: &EmbeddedLog, clock: &dyn Clock) -> Result<String> {
     Ok(id)
 }
 
-fn prefixed(first: u8, rest: &[u8]) -> Bytes {
-    let mut key = Vec::with_capacity(1 + rest.len());
-    key.push(first);
-    key.extend_from_slice(rest);
-    key.into()
-}
-
 #[async_trait]
 impl Log for KafkaLog {
     async fn create_topic(&self, spec: TopicSpec) -> Result<Topic> {
@@ -303,11 +296,11 @@ impl Log for KafkaLog {
                 if wanted == there.spec {
                     return Ok(Topic { spec: wanted, bytes: 0 });
                 }
-                self.clients.alter_topic(&kafka, &wanted.cleanup).await?;
+                self.cluster.alter_topic(&kafka, &wanted.cleanup).await?;
             }
             Err(_) => {
                 if !self
-                    .clients
+                    .cluster
                     .create_topic(&kafka, spec.partitions, &spec.cleanup)
                     .await?
                 {
@@ -315,8 +308,8 @@ impl Log for KafkaLog {
                     let mut changes = self.followed().changes();
                     let made = changes.wait_for(|_| self.known(&name).is_ok());
                     if tokio::time::timeout(MADE_TIME_MAX, made).await.is_err() {
-                        self.clients.delete_topic(&kafka).await?;
-                        self.clients
+                        self.cluster.delete_topic(&kafka).await?;
+                        self.cluster
                             .create_topic(&kafka, spec.partitions, &spec.cleanup)
                             .await?;
                     }
@@ -337,7 +330,7 @@ impl Log for KafkaLog {
         };
         self.register(&Event::TopicDeleted(name.into()), None).await?;
         self.partitions.forget(topic.id);
-        self.clients.delete_topic(&topic.kafka).await
+        self.cluster.delete_topic(&topic.kafka).await
     }
 
     async fn topic(&self, name: &str) -> Result<Option<Topic>> {
@@ -397,7 +390,7 @@ impl Log for KafkaLog {
             return Ok(());
         }
         let partition = partition.partition;
-        self.clients.delete_records(&topic.kafka, partition, record).await
+        self.cluster.delete_records(&topic.kafka, partition, record).await
     }
 
     async fn append(&self, batches: Vec<Produced>) -> Result<Vec<Offset>> {
@@ -443,7 +436,7 @@ impl Log for KafkaLog {
 
     async fn claim(&self, owner: &str) -> Result<Claim> {
         let name: Arc<str> = owner.into();
-        let (connection, id) = (self.clients.connection.clone(), self.names.owner(owner));
+        let (connection, id) = (self.cluster.connection.clone(), self.names.owner(owner));
         let record = self.record(
             &self.names.owners(),
             prefixed(BARRIER, owner.as_bytes()),
@@ -553,7 +546,7 @@ impl Log for KafkaLog {
 
     async fn release(&self, owner: &str) -> Result<()> {
         self.owners.lock().remove(owner);
-        let (connection, id) = (self.clients.connection.clone(), self.names.owner(owner));
+        let (connection, id) = (self.cluster.connection.clone(), self.names.owner(owner));
         let record = self.record(&self.names.owners(), prefixed(ENTRY, owner.as_bytes()), None);
         let forgotten = blocking(move || {
             let transactions = Transactions::open(&connection, &id)?;
@@ -576,7 +569,7 @@ impl Log for KafkaLog {
             return Ok(());
         };
         self.register(&Event::TableDeleted(table.into()), None).await?;
-        self.clients.delete_topic(&known.kafka).await
+        self.cluster.delete_topic(&known.kafka).await
     }
 
     async fn state_tables(&self) -> Result<Vec<String>> {

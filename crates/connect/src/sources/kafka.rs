@@ -1,6 +1,7 @@
 //! `connector = 'kafka'`: events from a topic that others write, one in each record.
 //!
-//! All partitions are read, from the earliest record on or, with `start = 'latest'`, from the end as it was when the source first ran. Partitions that
+//! All partitions are read, from the earliest record on or, with `start = 'latest'`, from the end as it is when the source begins; until it has stored an event, it begins anew with every
+//! restart. Partitions that
 //! are added later are found and read from their first record. What stands in a transaction of Kafka counts once that is committed.
 //!
 //! Position: for each partition, under its number, the offset of the next record.

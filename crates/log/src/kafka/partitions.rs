@@ -16,7 +16,7 @@ use rdkafka::{Offset as KafkaOffset, TopicPartitionList};
 
 use crate::LoggedBatch;
 use crate::error::{Error, Result};
-use crate::kafka::clients::{blocking, pause};
+use crate::kafka::cluster::{blocking, pause};
 use crate::kafka::connection::{ANSWER_TIME_MAX, Connection, Consumer};
 use crate::kafka::readers::{Lease, Place, Readers};
 use crate::kafka::records::{base_of, record_of};

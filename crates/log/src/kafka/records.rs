@@ -130,7 +130,8 @@ fn converter(data_type: &DataType) -> Result<RowConverter, ArrowError> {
     RowConverter::new(vec![SortField::new(data_type.clone())])
 }
 
-fn prefixed(first: u8, rest: &[u8]) -> Bytes {
+/// A key with its kind before it.
+pub(super) fn prefixed(first: u8, rest: &[u8]) -> Bytes {
     let mut key = Vec::with_capacity(1 + rest.len());
     key.push(first);
     key.extend_from_slice(rest);

@@ -16,13 +16,13 @@ use crate::kafka::options::KafkaOptions;
 use crate::topic::Cleanup;
 
 #[derive(Clone)]
-pub(super) struct Clients {
+pub(super) struct Cluster {
     pub connection: Connection,
     admin: Arc<AdminClient<Context>>,
     replication: i32,
 }
 
-impl Clients {
+impl Cluster {
     /// Blocks until the cluster has answered.
     pub fn open(options: &KafkaOptions) -> Result<Self> {
         let connection = Connection::new(&options.brokers, &options.prefix, &options.security);
