@@ -22,10 +22,14 @@ test: toolchain python kafka servers ## Runs all tests, with the servers that th
 services: toolchain servers kafka ## Starts Kafka, PostgreSQL and Redis as the tests do, for trials by hand
 	@$(CARGO) run --locked --quiet -p headwater-test-servers
 
-check: format lint ## Formatting and lints, warnings as errors: what CI runs before the tests
+check: format lint unmerged ## Formatting and lints, warnings as errors: what CI runs before the tests
 
 format:
 	@$(CARGO) fmt --all --check
+
+# What a merge left open.
+unmerged:
+	@! git grep -nE '^(<<<<<<<|>>>>>>>)( |$$)'
 
 lint: toolchain
 	@$(CARGO) clippy --workspace --all-targets --locked -- --deny warnings
