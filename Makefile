@@ -5,7 +5,7 @@ CARGO ?= cargo
 PYTHON_ENV := target/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build test services check format lint deny python kafka bench soak fuzz
+.PHONY: help demo build test services check format lint unmerged deny python kafka bench soak fuzz
 
 help: ## Lists the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
