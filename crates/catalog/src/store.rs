@@ -115,6 +115,12 @@ impl Catalog {
         Ok(self.snapshot().version)
     }
 
+    /// Takes in what others have changed until now.
+    pub async fn refresh(&self) -> Result<(), Error> {
+        let _changing = self.changing.lock().await;
+        self.catch_up().await
+    }
+
     /// Follows changes that others make, until the log fails. Processes that share a log run this.
     pub async fn follow(&self) -> Result<(), Error> {
         loop {

@@ -13,6 +13,8 @@ pub const RETRY_MAX: Duration = Duration::from_secs(30);
 pub enum Activity {
     #[default]
     Working,
+    /// In another process.
+    Elsewhere,
     /// Until the clock has come so far.
     Waiting(Duration),
     Finished,
@@ -30,19 +32,20 @@ impl Activity {
         match self {
             Self::Working => false,
             Self::Waiting(until) | Self::Failing { until, .. } => *until > now,
-            Self::Finished | Self::Failed(_) => true,
+            Self::Elsewhere | Self::Finished | Self::Failed(_) => true,
         }
     }
 
-    /// Whether nothing will happen any more.
+    /// Whether nothing will happen here any more.
     pub fn is_over(&self) -> bool {
-        matches!(self, Self::Finished | Self::Failed(_))
+        matches!(self, Self::Elsewhere | Self::Finished | Self::Failed(_))
     }
 
     /// For people, with the reason where there is one.
     pub fn describe(&self) -> (&'static str, Option<String>) {
         match self {
             Self::Working | Self::Waiting(_) => ("running", None),
+            Self::Elsewhere => ("elsewhere", None),
             Self::Finished => ("finished", None),
             Self::Failing { why, .. } => ("failing", Some(why.clone())),
             Self::Failed(why) => ("failed", Some(why.clone())),

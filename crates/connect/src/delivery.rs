@@ -23,10 +23,7 @@ use std::time::Duration;
 
 use futures::{FutureExt, poll};
 use headwater_catalog::definition::{Definition, Sink as SinkDefinition};
-use headwater_event::clock::Clock;
-use headwater_event::id::Ids;
 use headwater_event::offset::{Offset, TopicPartition};
-use headwater_log::Log;
 use metrics::counter;
 use parking_lot::{Mutex, RwLock};
 use tokio::runtime::{Builder, Runtime};
@@ -37,12 +34,13 @@ use tracing::{error, info, warn};
 
 use crate::activity::{Activity, RETRY_FIRST, RETRY_MAX, rest};
 use crate::delivery::reading::Reading;
+pub use crate::delivery::store::owner;
 use crate::delivery::store::{Delivered, Store};
 use crate::options::Refusal;
+use crate::shared::Shared;
 use crate::sink::{Opened, Rows, Sink};
 use crate::sinks;
 use crate::source::Error;
-use crate::within::Within;
 
 /// The sinks that run in this process.
 pub struct Sinks {
@@ -51,17 +49,6 @@ pub struct Sinks {
     running: RwLock<BTreeMap<u64, Arc<Running>>>,
     /// Taken out only to be shut down.
     runtime: Option<Runtime>,
-}
-
-/// What all sinks work with.
-#[derive(Debug)]
-struct Shared {
-    log: Arc<dyn Log>,
-    clock: Arc<dyn Clock>,
-    ids: Arc<Ids>,
-    /// The topic of what can't be delivered.
-    dead_letters: Arc<str>,
-    within: Within,
 }
 
 struct Running {
@@ -76,6 +63,8 @@ struct Running {
 #[derive(Clone, Debug)]
 pub struct SinkStatus {
     pub name: String,
+    /// In whose name it commits.
+    pub owner: String,
     pub state: &'static str,
     /// Delivered by it since it was created.
     pub rows: u64,
@@ -124,28 +113,14 @@ struct Attempt<'a> {
 impl Sinks {
     /// # Errors
     /// If the machine doesn't give us the threads.
-    pub fn new(
-        threads: usize,
-        log: Arc<dyn Log>,
-        clock: Arc<dyn Clock>,
-        ids: Arc<Ids>,
-        dead_letters: Arc<str>,
-        within: Within,
-    ) -> io::Result<Arc<Self>> {
+    pub fn new(threads: usize, shared: Shared) -> io::Result<Arc<Self>> {
         let runtime = Builder::new_multi_thread()
             .worker_threads(threads.max(1))
             .thread_name("sink")
             .enable_all()
             .build()?;
-        let shared = Arc::new(Shared {
-            log,
-            clock,
-            ids,
-            dead_letters,
-            within,
-        });
         Ok(Arc::new(Self {
-            shared,
+            shared: Arc::new(shared),
             running: RwLock::default(),
             runtime: Some(runtime),
         }))
@@ -171,7 +146,7 @@ impl Sinks {
         let task = runtime.spawn(async move {
             // A commit that is cut off is there or not, as a whole, and so is what it promises.
             tokio::select! {
-                () = task.run() => {}
+                () = task.run_here() => {}
                 () = stopped.cancelled() => {}
             }
         });
@@ -298,6 +273,7 @@ impl Running {
         let behind = |(partition, end): (&u32, &Offset)| Some(end.saturating_sub(*status.committed.get(partition)?));
         SinkStatus {
             name: self.sink.name.clone(),
+            owner: owner(&self.sink),
             state,
             rows: status.delivered.rows,
             lag: ends.and_then(|ends| ends.iter().map(behind).sum()),
@@ -315,7 +291,23 @@ fn open(sink: &Definition, reads: &Definition) -> Result<Opened, Error> {
 }
 
 impl Task {
-    async fn run(self) {
+    /// Runs whenever it is this process's to run.
+    async fn run_here(self) {
+        let (work, owner) = (&self.shared.work, store::owner(&self.sink));
+        loop {
+            if !work.has(&owner) {
+                self.now(Activity::Elsewhere);
+                work.granted(&owner).await;
+                self.now(Activity::Working);
+            }
+            tokio::select! {
+                () = self.run() => return,
+                () = work.withdrawn(&owner) => {}
+            }
+        }
+    }
+
+    async fn run(&self) {
         let mut pause = RETRY_FIRST;
         let mut rows_before = 0;
         loop {
@@ -327,7 +319,7 @@ impl Task {
                 Err(_) => Error::outside("it panicked; the server's log says more"),
             };
             let name = &self.sink.name;
-            if error.is_taken() {
+            if error.is_taken() && !self.shared.work.is_shared() {
                 error!(sink = name, %error, "stopped");
                 return self.now(Activity::Failed(error.to_string()));
             }

@@ -13,6 +13,7 @@ pub mod options;
 pub mod random;
 pub mod reference;
 pub mod runtime;
+pub mod shared;
 pub mod sink;
 pub mod sinks;
 pub mod source;

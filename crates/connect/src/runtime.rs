@@ -21,9 +21,6 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use headwater_catalog::definition::{Definition, Source};
-use headwater_event::clock::Clock;
-use headwater_event::id::Ids;
-use headwater_log::Log;
 use metrics::counter;
 use parking_lot::{Mutex, RwLock};
 use tokio::runtime::{Builder, Runtime};
@@ -36,9 +33,10 @@ use crate::activity::{Activity, RETRY_FIRST, RETRY_MAX, rest};
 use crate::options::Refusal;
 use crate::runtime::pace::Pace;
 use crate::runtime::store::Store;
+pub use crate::runtime::store::owner;
+use crate::shared::Shared;
 use crate::source::{Ask, Error, Next, Opened};
 use crate::sources;
-use crate::within::Within;
 
 /// How often a source that has nothing now is asked again.
 const POLL: Duration = Duration::from_millis(500);
@@ -52,17 +50,6 @@ pub struct Sources {
     runtime: Option<Runtime>,
 }
 
-/// What all sources work with.
-#[derive(Debug)]
-struct Shared {
-    log: Arc<dyn Log>,
-    clock: Arc<dyn Clock>,
-    ids: Arc<Ids>,
-    /// The topic of what can't be read.
-    dead_letters: Arc<str>,
-    within: Within,
-}
-
 struct Running {
     definition: Arc<Definition>,
     status: watch::Receiver<Status>,
@@ -74,6 +61,8 @@ struct Running {
 #[derive(Clone, Debug)]
 pub struct SourceStatus {
     pub name: String,
+    /// In whose name it commits.
+    pub owner: String,
     pub state: &'static str,
     /// Stored by it since it was created.
     pub events: u64,
@@ -107,28 +96,14 @@ struct Task {
 impl Sources {
     /// # Errors
     /// If the machine doesn't give us the threads.
-    pub fn new(
-        threads: usize,
-        log: Arc<dyn Log>,
-        clock: Arc<dyn Clock>,
-        ids: Arc<Ids>,
-        dead_letters: Arc<str>,
-        within: Within,
-    ) -> io::Result<Arc<Self>> {
+    pub fn new(threads: usize, shared: Shared) -> io::Result<Arc<Self>> {
         let runtime = Builder::new_multi_thread()
             .worker_threads(threads.max(1))
             .thread_name("source")
             .enable_all()
             .build()?;
-        let shared = Arc::new(Shared {
-            log,
-            clock,
-            ids,
-            dead_letters,
-            within,
-        });
         Ok(Arc::new(Self {
-            shared,
+            shared: Arc::new(shared),
             running: RwLock::default(),
             runtime: Some(runtime),
         }))
@@ -154,7 +129,7 @@ impl Sources {
         let task = runtime.spawn(async move {
             // A commit that is cut off is there or not, as a whole.
             tokio::select! {
-                () = task.run() => {}
+                () = task.run_here() => {}
                 () = stopped.cancelled() => {}
             }
         });
@@ -226,6 +201,7 @@ impl Running {
         let (state, failure) = status.activity.describe();
         SourceStatus {
             name: self.definition.name.clone(),
+            owner: owner(&self.definition),
             state,
             events: status.stored.events,
             dead_letters: status.stored.dead_letters,
@@ -235,7 +211,23 @@ impl Running {
 }
 
 impl Task {
-    async fn run(self) {
+    /// Runs whenever it is this process's to run.
+    async fn run_here(self) {
+        let (work, owner) = (&self.shared.work, store::owner(&self.source));
+        loop {
+            if !work.has(&owner) {
+                self.now(Activity::Elsewhere);
+                work.granted(&owner).await;
+                self.now(Activity::Working);
+            }
+            tokio::select! {
+                () = self.run() => return,
+                () = work.withdrawn(&owner) => {}
+            }
+        }
+    }
+
+    async fn run(&self) {
         let mut pause = RETRY_FIRST;
         let mut stored_before = 0;
         loop {
@@ -246,7 +238,7 @@ impl Task {
                 Err(_) => Error::outside("it panicked; the server's log says more"),
             };
             let name = &self.source.name;
-            if error.is_taken() {
+            if error.is_taken() && !self.shared.work.is_shared() {
                 error!(source = name, %error, "stopped");
                 return self.now(Activity::Failed(error.to_string()));
             }

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use crate::engine::{Query, Running};
 use crate::plan::{Stage, TimeSource};
-use crate::status::{TaskState, TaskStatus};
+use crate::status::TaskStatus;
 
 /// What of a query's inputs it has committed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -96,7 +96,7 @@ impl Running {
             .flat_map(|(stage, tasks)| tasks.iter().map(move |task| (stage, task)));
         tasks.all(|(stage, task)| {
             let status = task.borrow();
-            status.state == TaskState::Running && (status.idle || !by_time || !brings_time(stage))
+            status.state.gets_on() && (status.idle || !by_time || !brings_time(stage))
         })
     }
 }
@@ -135,7 +135,7 @@ fn brings_time(stage: &Stage) -> bool {
 
 /// Waits until a running task is as it should be; for ever, if it has ended.
 async fn when(task: &watch::Receiver<TaskStatus>, reached: impl Fn(&TaskStatus) -> bool) {
-    let running = |status: &TaskStatus| status.state == TaskState::Running && reached(status);
+    let running = |status: &TaskStatus| status.state.gets_on() && reached(status);
     if task.clone().wait_for(running).await.is_err() {
         std::future::pending().await
     }

@@ -20,6 +20,7 @@ use headwater_event::room::Room;
 use headwater_log::Log;
 use headwater_log::error::Kind;
 use headwater_log::topic::{Cleanup, TopicSpec};
+use headwater_log::work::Work;
 use parking_lot::Mutex;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
@@ -28,6 +29,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::chain::operator_table;
 use crate::dead_letter::DeadLetterOffice;
+use crate::elsewhere;
 use crate::epochs::Epochs;
 use crate::error::{Error, Result};
 use crate::guard::words_of;
@@ -36,6 +38,7 @@ use crate::output::Destination;
 use crate::peers::Peers;
 use crate::plan::{LateRows, Output, Pipeline, Stage, TimeSource};
 use crate::status::{TaskState, TaskStatus};
+pub use crate::task::owner as task_owner;
 use crate::task::{Assignment, owner, run, task_table};
 use crate::view::ViewCodec;
 
@@ -56,6 +59,8 @@ pub struct EngineOptions {
     /// The topic for rows that can't be computed; without it, or where it isn't there, they are
     /// counted and named in the log.
     pub dead_letters: Option<Arc<str>>,
+    /// Which tasks are to run in this process. Those of queries that somebody just looks at all are.
+    pub work: Work,
 }
 
 /// Starts a task somewhere.
@@ -112,6 +117,7 @@ impl Default for EngineOptions {
             epochs_bytes_max: 512 * 1024 * 1024,
             state_cache_bytes_max: 32 * 1024 * 1024,
             dead_letters: Some("dead_letters-0".into()),
+            work: Work::all(),
         }
     }
 }
@@ -213,6 +219,10 @@ impl Engine {
                 Some(_) => self.epochs.of_one_stage(),
                 None => Arc::clone(&self.epochs),
             };
+            let work = match launch.listener {
+                Some(_) => Work::all(),
+                None => self.options.work.clone(),
+            };
             let mut statuses = Vec::new();
             for partition in 0..stage.input.partitions {
                 let status = watch::Sender::new(TaskStatus {
@@ -239,8 +249,14 @@ impl Engine {
                     peers: Arc::clone(&peers),
                     nudges: nudges.subscribe(),
                     status,
+                    work: work.clone(),
                     stop: launch.stop.clone(),
                 });
+            }
+            if work.is_shared() {
+                let of_stage = assignments.iter().filter(|task: &&Assignment| task.number == number);
+                let of_stage: Vec<_> = of_stage.cloned().collect();
+                self.spawn(tasks.track_future(elsewhere::follow(of_stage)));
             }
             stages.push(statuses);
         }
@@ -338,6 +354,11 @@ impl Running {
         self.query.status()
     }
 
+    /// In whose names the tasks commit.
+    pub fn owners(&self) -> impl Iterator<Item = String> {
+        self.query.owners()
+    }
+
     pub(crate) fn query(&self) -> &Arc<Query> {
         &self.query
     }
@@ -352,6 +373,14 @@ impl Query {
     pub fn status(&self) -> Vec<TaskStatus> {
         let tasks = self.stages.iter().flatten();
         tasks.map(|task| task.borrow().clone()).collect()
+    }
+
+    /// In whose names the tasks commit, in the order of [`Query::status`].
+    pub fn owners(&self) -> impl Iterator<Item = String> {
+        let stages = self.pipeline.stages.iter().enumerate();
+        stages.flat_map(move |(number, stage)| {
+            (0..stage.input.partitions).map(move |partition| owner(&self.pipeline.name, number, partition))
+        })
     }
 
     /// Asks every task to look at everything again; the answer is the number of the request.
@@ -371,23 +400,63 @@ impl Drop for Running {
     }
 }
 
-/// Runs a task again and again, until it is told to stop or has no right to go on.
+/// Runs a task whenever it is this process's to run.
 async fn supervise(is: Assignment) {
+    let owner = owner(&is.pipeline, is.number, is.partition);
+    loop {
+        if !is.work.has(&owner) {
+            end(&is, TaskState::Elsewhere);
+        }
+        tokio::select! {
+            biased;
+            () = is.stop.cancelled() => return end(&is, TaskState::Stopped),
+            () = is.work.granted(&owner) => {}
+        }
+        if is.status.borrow().state == TaskState::Elsewhere {
+            end(&is, TaskState::Starting);
+        }
+        let mut here = is.clone();
+        if is.work.is_shared() {
+            here.stop = is.stop.child_token();
+        }
+        let mut running = std::pin::pin!(keep_running(&here));
+        tokio::select! {
+            biased;
+            () = &mut running => return,
+            () = is.work.withdrawn(&owner) => {}
+        }
+        // After its current epoch.
+        here.stop.cancel();
+        running.await;
+    }
+}
+
+/// Runs a task again and again, until it is told to stop or has no right to go on.
+async fn keep_running(is: &Assignment) {
     let mut pause = RESTART_FIRST;
     loop {
         let epochs = is.status.borrow().epochs;
-        let ended = match AssertUnwindSafe(run(&is)).catch_unwind().await {
+        let ended = match AssertUnwindSafe(run(is)).catch_unwind().await {
             Ok(ended) => ended,
             Err(panic) => Err(Error::Panic(words_of(&*panic))),
         };
         let error = match ended {
-            Ok(()) => return end(&is, TaskState::Stopped),
-            Err(_) if is.stop.is_cancelled() => return end(&is, TaskState::Stopped),
+            Ok(()) => return end(is, TaskState::Stopped),
+            Err(_) if is.stop.is_cancelled() => return end(is, TaskState::Stopped),
             Err(error) => error,
         };
-        tracing::error!(pipeline = &*is.pipeline, stage = is.number, partition = is.partition, %error, "a task failed");
-        if matches!(error.log_kind(), Some(Kind::Conflict | Kind::Closed)) {
-            return end(&is, TaskState::Failed(error.to_string()));
+        let (pipeline, stage, partition) = (&*is.pipeline, is.number, is.partition);
+        match error.log_kind() {
+            // If the work is still this process's after the pause, it takes it back.
+            Some(Kind::Conflict) if is.work.is_shared() => {
+                tracing::info!(pipeline, stage, partition, %error, "another process goes on with a task");
+            }
+            kind => {
+                tracing::error!(pipeline, stage, partition, %error, "a task failed");
+                if matches!(kind, Some(Kind::Conflict | Kind::Closed)) {
+                    return end(is, TaskState::Failed(error.to_string()));
+                }
+            }
         }
         is.status.send_modify(|status| {
             status.state = TaskState::Failing(error.to_string());
@@ -398,7 +467,7 @@ async fn supervise(is: Assignment) {
         }
         tokio::select! {
             biased;
-            () = is.stop.cancelled() => return end(&is, TaskState::Stopped),
+            () = is.stop.cancelled() => return end(is, TaskState::Stopped),
             () = is.clock.sleep(pause) => {}
         }
         pause = (2 * pause).min(RESTART_MAX);

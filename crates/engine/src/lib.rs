@@ -10,6 +10,7 @@ pub mod catch_up;
 mod chain;
 mod dead_letter;
 mod difference;
+mod elsewhere;
 pub mod engine;
 mod epoch;
 mod epochs;

@@ -204,6 +204,10 @@ impl Log for LookingLog {
         self.memory.commit(claim, commit).await
     }
 
+    async fn consumed(&self, owner: &str) -> LogResult<HashMap<TopicPartition, Offset>> {
+        self.memory.consumed(owner).await
+    }
+
     async fn release(&self, owner: &str) -> LogResult<()> {
         self.memory.release(owner).await
     }

@@ -9,7 +9,8 @@
 //! 1. The task says to the readers that it is not idle any more, and commits that.
 //! 2. It takes over the greatest watermark that the readers can have reached before that ([`Peers::reached`]). What
 //!    they read after it brings them no further than this task.
-//! 3. Only then are the rows looked at.
+//! 3. Only then are the rows looked at. That it is idle no longer is in its state from their commit on, so that a task that ends
+//!    before that begins at 1 again.
 //!
 //! A task says here where it will stand, and that it will be idle, *before* it commits that, and that it is not idle
 //! any more *after*. So what the readers know is never ahead of what was known here at some time. After a restart

@@ -27,6 +27,8 @@ pub struct TaskStatus {
     /// Batches of the input that could not be read and were left out.
     pub damaged_batches: u64,
     pub restarts: u64,
+    /// When this process saw the last commit that moved it on.
+    pub committed_at: Option<Micros>,
     /// The last request to look at everything again that the task has dealt with.
     pub(crate) settled: u64,
     /// What its operators held at the last such request, each; and which that was.
@@ -39,6 +41,8 @@ pub enum TaskState {
     #[default]
     Starting,
     Running,
+    /// Another process runs it, or will.
+    Elsewhere,
     /// It tries again from its last commit.
     Failing(String),
     /// It does not try again.
@@ -49,6 +53,11 @@ pub enum TaskState {
 impl TaskState {
     pub fn is_running(&self) -> bool {
         matches!(self, Self::Running)
+    }
+
+    /// Whether it is expected to come further: here, or as far as is known elsewhere.
+    pub fn gets_on(&self) -> bool {
+        matches!(self, Self::Running | Self::Elsewhere)
     }
 
     pub fn has_ended(&self) -> bool {

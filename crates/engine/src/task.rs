@@ -24,12 +24,14 @@ use headwater_event::offset::{Offset, TopicPartition};
 use headwater_event::room::Room;
 use headwater_event::watermark::Progress;
 use headwater_log::error::{Error as LogError, Kind};
+use headwater_log::work::Work;
 use headwater_log::{Claim, Commit, Log, LoggedBatch, StateTable, StateWrite};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::chain::Chain;
 use crate::dead_letter::DeadLetterOffice;
+use crate::elsewhere;
 use crate::epoch::Epoch;
 use crate::epochs::{EpochRoom, Epochs};
 use crate::error::Result;
@@ -50,6 +52,7 @@ const STATE_BYTES_EVERY: u64 = 64;
 const TRIM_EVERY: Duration = Duration::from_secs(30);
 
 /// What a task is, and what it has been given to work with.
+#[derive(Clone)]
 pub struct Assignment {
     pub log: Arc<dyn Log>,
     pub clock: Arc<dyn Clock>,
@@ -71,6 +74,8 @@ pub struct Assignment {
     /// Requests to look at everything again, numbered.
     pub nudges: watch::Receiver<u64>,
     pub status: watch::Sender<TaskStatus>,
+    /// Which tasks are to run in this process.
+    pub work: Work,
     pub stop: CancellationToken,
 }
 
@@ -271,8 +276,15 @@ impl<'a> Task<'a> {
             return Ok(());
         }
         self.finish(Epoch::default(), None).await?;
-        if let (EventTime::Rows(time), Some(reached)) = (&mut self.time, self.is.peers.reached()) {
-            time.raise(reached);
+        let mut reached = self.is.peers.reached();
+        if self.is.work.is_shared() {
+            reached = reached.max(elsewhere::furthest(self.is).await?);
+        }
+        if let EventTime::Rows(time) = &mut self.time {
+            if let Some(reached) = reached {
+                time.raise(reached);
+            }
+            time.woke();
         }
         Ok(())
     }
@@ -368,8 +380,8 @@ impl<'a> Task<'a> {
         epoch.reject(rejections, |_| self.committed, self.committed..self.next);
         let progress = self.progress();
         let was_told_idle = self.time.told_idle();
-        if let (EventTime::Rows(time), Some(progress)) = (&mut self.time, progress) {
-            time.tell_idle(progress.idle);
+        if let (EventTime::Rows(time), Some(Progress { idle: true, .. })) = (&mut self.time, progress) {
+            time.tell_idle();
         }
         let mut commit = Commit {
             state: self.chain.changes()?,
@@ -486,6 +498,7 @@ impl<'a> Task<'a> {
             shared.watermark = watermark;
             shared.idle = idle;
             shared.epochs += 1;
+            shared.committed_at = Some(self.is.clock.now());
             shared.rows += epoch.rows_read;
             shared.late_rows += late;
             status = shared.clone();
@@ -540,16 +553,16 @@ impl<'a> Task<'a> {
 /// Where the other tasks stood when they last committed: they may start later, or not at all.
 fn recall_peers(is: &Assignment, table: &dyn StateTable) -> Result<()> {
     for partition in (0..is.stage.input.partitions).filter(|&partition| partition != is.partition) {
-        let mut time = EventTime::new(&is.stage.input.time);
-        if let Some(stored) = table.get(&watermark_key(partition))? {
-            time.decode(&stored)?;
-            is.peers.recall(partition, time.watermark(), time.told_idle());
+        if table.get(&watermark_key(partition))?.is_some() {
+            let (watermark, idle) = elsewhere::stood(is, table, partition)?;
+            is.peers.recall(partition, watermark, idle);
         }
     }
     Ok(())
 }
 
-fn watermark_key(partition: u32) -> Bytes {
+/// Where a task keeps its time in the table of its stage.
+pub fn watermark_key(partition: u32) -> Bytes {
     let mut key = partition.to_be_bytes().to_vec();
     key.extend_from_slice(b"watermark");
     key.into()

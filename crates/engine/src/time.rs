@@ -171,9 +171,15 @@ impl RowTime {
         self.floor = self.floor.max(Some(watermark));
     }
 
-    /// What the readers of the output are told now.
-    pub fn tell_idle(&mut self, idle: bool) {
-        self.told_idle = idle;
+    /// The readers of the output are told now that the partition is idle.
+    pub fn tell_idle(&mut self) {
+        self.told_idle = true;
+    }
+
+    /// The readers know that it is idle no longer, and it is as far as they can be. Not before that: a task that ends in between has to
+    /// begin with waking again.
+    pub fn woke(&mut self) {
+        self.told_idle = false;
     }
 
     /// Separates the rows that are late or have no time that can be computed with.

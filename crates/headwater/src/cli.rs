@@ -11,6 +11,7 @@ pub mod test;
 
 pub mod send;
 pub mod sql;
+pub mod status;
 pub mod tail;
 
 pub mod demo;
@@ -47,6 +48,7 @@ pub enum Command {
     Sql(sql::Sql),
     Send(send::Send),
     Tail(tail::Tail),
+    Status(status::Status),
     Simulate(simulate::Simulate),
     Bench(BenchArgs),
 }
@@ -60,6 +62,7 @@ pub fn run(cli: Cli) -> Failed {
         Command::Sql(sql) => block_on(sql.run()),
         Command::Send(send) => block_on(until_interrupted(send.run())),
         Command::Tail(tail) => block_on(until_interrupted(tail.run())),
+        Command::Status(status) => block_on(until_interrupted(status.run())),
         Command::Simulate(simulate) => block_on(simulate.run()),
         Command::Bench(bench) => block_on(until_interrupted(bench.run())),
     }

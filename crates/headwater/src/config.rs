@@ -22,6 +22,7 @@ use headwater_connect::reference;
 use headwater_log::kafka::connection::Security;
 use headwater_telemetry::logs::Format;
 
+use crate::cluster::roles::Roles;
 use crate::config::layers::Layers;
 
 /// What the server is told. Checked: whatever stands here can be used as it is.
@@ -32,6 +33,7 @@ pub struct Config {
     pub postgres: PostgresConfig,
     pub memory: MemoryConfig,
     pub log: LogConfig,
+    pub cluster: ClusterConfig,
     pub files: FilesConfig,
     pub engine: EngineConfig,
     pub telemetry: TelemetryConfig,
@@ -79,6 +81,14 @@ pub struct LogConfig {
     /// Copies of each partition on Kafka; `None` is as many as the brokers say.
     pub replication: Option<u16>,
     pub security: Security,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClusterConfig {
+    /// What this process does of what there is to do.
+    pub roles: Roles,
+    /// A process that the others have not heard of for so long is taken for gone.
+    pub session: Duration,
 }
 
 /// Where the log is.
@@ -131,7 +141,22 @@ impl Config {
                 message: format!("{} = '{}': {message}", setting.key.name, setting.text),
             })?;
         }
+        config.check()?;
         Ok(config)
+    }
+
+    /// What no key can tell by itself.
+    fn check(&self) -> Result<(), ConfigError> {
+        if self.log.backend == Backend::Embedded && self.cluster.roles != Roles::all() {
+            return Err(ConfigError {
+                place: "cluster.roles".to_owned(),
+                message: format!(
+                    "a process that is {} alone shares its log with others: set log.backend = \"kafka\"",
+                    self.cluster.roles
+                ),
+            });
+        }
+        Ok(())
     }
 }
 
@@ -160,6 +185,10 @@ impl Default for Config {
                 prefix: "headwater".to_owned(),
                 replication: None,
                 security: Security::default(),
+            },
+            cluster: ClusterConfig {
+                roles: Roles::all(),
+                session: Duration::from_secs(10),
             },
             files: FilesConfig { directory: None },
             engine: EngineConfig {

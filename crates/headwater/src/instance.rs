@@ -7,6 +7,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::middleware::from_fn_with_state;
 use headwater_catalog::definition::DEAD_LETTERS;
@@ -14,6 +15,7 @@ use headwater_catalog::snapshot::Change;
 use headwater_catalog::store::{Catalog, Error as CatalogError};
 use headwater_connect::delivery::Sinks;
 use headwater_connect::runtime::Sources;
+use headwater_connect::shared::Shared as ConnectShared;
 use headwater_connect::within::Within;
 use headwater_engine::engine::{Engine, EngineOptions};
 use headwater_event::clock::{Clock, SystemClock};
@@ -31,13 +33,18 @@ use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
+use crate::cluster::roles::Role;
+use crate::cluster::{Cluster, Intake, Part, Process};
 use crate::config::{Config, memory};
 use crate::files::{self, SqlFile};
 use crate::processor::Processor;
 use crate::routes;
 use crate::storage::Storage;
+
+/// After the log couldn't be read.
+const FOLLOW_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// Everything but the doors.
 pub struct Core {
@@ -56,18 +63,16 @@ pub struct Core {
 /// Where one-off queries are computed. Taken out only to be shut down.
 struct QueryThreads(Option<Runtime>);
 
-/// Whether sources bring events in and sinks take rows out. Where statements are only checked, they don't.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Intake {
-    Open,
-    Shut,
-}
-
 /// A core with its doors open.
 pub struct Instance {
     pub core: Core,
     pub http: Option<SocketAddr>,
     pub postgres: Option<SocketAddr>,
+    /// The other processes, where there can be any.
+    cluster: Option<Arc<Cluster>>,
+    taking_part: JoinSet<()>,
+    /// Ends taking part, after the core.
+    left: CancellationToken,
     doors: JoinSet<()>,
     /// Ends the doors, before the core.
     shut: CancellationToken,
@@ -102,7 +107,7 @@ impl Core {
         config: &Config,
         log: Arc<dyn Log>,
         clock: Arc<dyn Clock>,
-        intake: Intake,
+        part: Part,
     ) -> Result<Self, StartError> {
         let share = memory::split(config.memory.limit);
         let ids = Ids::random(Arc::clone(&clock));
@@ -110,6 +115,9 @@ impl Core {
         let mut running = JoinSet::new();
 
         let catalog = Catalog::open(Arc::clone(&log)).await?;
+        if part.work.is_shared() {
+            running.spawn(follow(Arc::clone(&catalog), Arc::clone(&clock), stop.clone()));
+        }
         create_dead_letters(&catalog).await?;
 
         let dead_letters: Option<Arc<str>> = catalog.snapshot().get(DEAD_LETTERS).map(|stream| stream.topic().into());
@@ -118,32 +126,22 @@ impl Core {
             epochs_bytes_max: as_size(share.epochs),
             state_cache_bytes_max: as_size(share.state_caches),
             dead_letters: dead_letters.clone(),
+            work: part.work.clone(),
             ..EngineOptions::default()
         };
         let engine = Engine::new(options, Arc::clone(&log), Arc::clone(&clock));
         let engine = engine.map_err(StartError::Threads)?;
 
-        let within = within(config)?;
-        let dead_letters = dead_letters.unwrap_or_else(|| DEAD_LETTERS.into());
-        let sources = Sources::new(
-            config.engine.threads,
-            Arc::clone(&log),
-            Arc::clone(&clock),
-            Arc::clone(&ids),
-            Arc::clone(&dead_letters),
-            within.clone(),
-        );
-        let sources = sources.map_err(StartError::Threads)?;
-
-        let sinks = Sinks::new(
-            config.engine.threads,
-            Arc::clone(&log),
-            Arc::clone(&clock),
-            Arc::clone(&ids),
-            dead_letters,
-            within,
-        );
-        let sinks = sinks.map_err(StartError::Threads)?;
+        let shared = ConnectShared {
+            log: Arc::clone(&log),
+            clock: Arc::clone(&clock),
+            ids: Arc::clone(&ids),
+            dead_letters: dead_letters.unwrap_or_else(|| DEAD_LETTERS.into()),
+            within: within(config)?,
+            work: part.work.clone(),
+        };
+        let sources = Sources::new(config.engine.threads, shared.clone()).map_err(StartError::Threads)?;
+        let sinks = Sinks::new(config.engine.threads, shared).map_err(StartError::Threads)?;
 
         let processor = Processor::new(
             Arc::clone(&catalog),
@@ -151,7 +149,7 @@ impl Core {
             Arc::clone(&engine),
             Arc::clone(&sources),
             Arc::clone(&sinks),
-            intake,
+            part,
             Arc::clone(&clock),
         );
         let mut applied = processor.applied();
@@ -273,11 +271,32 @@ impl Instance {
     /// Opens the log in the data directory, applies the files, and opens the doors that `config` names.
     pub async fn start(config: &Config, files: &[SqlFile]) -> Result<Self, StartError> {
         let http = listen("http.listen", config.http.listen).await?;
-        let postgres = listen("postgres.listen", config.postgres.listen).await?;
+        let queried = config.cluster.roles.has(Role::Query);
+        let postgres = listen("postgres.listen", config.postgres.listen.filter(|_| queried)).await?;
         let metrics = headwater_telemetry::metrics::install().map_err(|error| StartError::Parts(error.to_string()))?;
         let clock: Arc<dyn Clock> = SystemClock::new();
         let storage = Storage::open(config, &clock).await?;
-        let core = Core::start(config, storage.log(), clock, Intake::Open).await?;
+        let (cluster, part) = match storage.process() {
+            Some(id) => {
+                let me = Process {
+                    id: id.into(),
+                    roles: config.cluster.roles.clone(),
+                    started: clock.now(),
+                    http: address_of(&http).map(|address| address.to_string()),
+                    version: env!("CARGO_PKG_VERSION").to_owned(),
+                };
+                let session = config.cluster.session;
+                let (cluster, part) = Cluster::new(me, session, storage.log(), Arc::clone(&clock));
+                (Some(cluster), part)
+            }
+            None => (None, Part::alone(Intake::Open)),
+        };
+        let mut taking_part = JoinSet::new();
+        let left = CancellationToken::new();
+        if let Some(cluster) = &cluster {
+            taking_part.spawn(Arc::clone(cluster).run(left.clone()));
+        }
+        let core = Core::start(config, storage.log(), clock, part).await?;
         for file in files {
             core.apply_file(file).await?;
         }
@@ -286,6 +305,9 @@ impl Instance {
             http: address_of(&http),
             postgres: address_of(&postgres),
             core,
+            cluster,
+            taking_part,
+            left,
             doors: JoinSet::new(),
             shut: CancellationToken::new(),
             storage,
@@ -312,6 +334,9 @@ impl Instance {
         self.core.stop.cancel();
         while self.doors.join_next().await.is_some() {}
         self.core.stop().await;
+        // What was this process's goes to others once it says goodbye.
+        self.left.cancel();
+        while self.taking_part.join_next().await.is_some() {}
         // Threads of the engine may hold on to it a little longer.
         let storage = self.storage;
         if tokio::task::spawn_blocking(move || storage.close()).await.is_err() {
@@ -331,7 +356,8 @@ impl Instance {
             }
         });
         let requests = Requests::new(clock, Arc::clone(&self.core.queries.parts.ids));
-        let router = routes::router(&self.core, config, metrics).layer(from_fn_with_state(requests, observe));
+        let router = routes::router(&self.core, self.cluster.clone(), config, metrics)
+            .layer(from_fn_with_state(requests, observe));
         let shut = self.shut.clone();
         let service = router.into_make_service_with_connect_info::<SocketAddr>();
         self.doors.spawn(async move {
@@ -353,12 +379,34 @@ fn within(config: &Config) -> Result<Within, StartError> {
 }
 
 async fn create_dead_letters(catalog: &Catalog) -> Result<(), CatalogError> {
-    let snapshot = catalog.snapshot();
-    let definition = headwater_catalog::dead_letters::definition();
-    if snapshot.get(&definition.name).is_none() {
-        catalog.apply(snapshot.version, vec![Change::Put(definition)]).await?;
+    loop {
+        let snapshot = catalog.snapshot();
+        let definition = headwater_catalog::dead_letters::definition();
+        if snapshot.get(&definition.name).is_some() {
+            return Ok(());
+        }
+        match catalog.apply(snapshot.version, vec![Change::Put(definition)]).await {
+            // Another process begins, too.
+            Err(CatalogError::Conflict { .. }) => {}
+            done => return done.map(drop),
+        }
     }
-    Ok(())
+}
+
+/// Follows what other processes change in the catalog.
+async fn follow(catalog: Arc<Catalog>, clock: Arc<dyn Clock>, stop: CancellationToken) {
+    let following = async {
+        loop {
+            if let Err(error) = catalog.follow().await {
+                warn!(%error, "the catalog can't be followed, trying again");
+            }
+            clock.sleep(FOLLOW_AGAIN_AFTER).await;
+        }
+    };
+    tokio::select! {
+        () = following => {}
+        () = stop.cancelled() => {}
+    }
 }
 
 async fn listen(key: &'static str, address: Option<SocketAddr>) -> Result<Option<TcpListener>, StartError> {

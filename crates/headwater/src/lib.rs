@@ -2,9 +2,11 @@
 
 pub mod bench;
 pub mod cli;
+pub mod cluster;
 pub mod config;
 pub mod files;
 pub mod instance;
 pub mod processor;
 pub mod routes;
+pub mod status;
 pub mod storage;

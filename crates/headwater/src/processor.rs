@@ -14,8 +14,8 @@ use std::sync::Arc;
 use headwater_catalog::definition::{Definition, Object, Sink, Source};
 use headwater_catalog::snapshot::Snapshot;
 use headwater_catalog::store::Catalog;
-use headwater_connect::delivery::Sinks;
-use headwater_connect::runtime::Sources;
+use headwater_connect::delivery::{self, Sinks};
+use headwater_connect::runtime::{self, Sources};
 use headwater_engine::engine::{Engine, Running};
 use headwater_engine::plan::Pipeline;
 use headwater_engine::status::{TaskState, TaskStatus};
@@ -24,6 +24,7 @@ use headwater_event::offset::TopicPartition;
 use headwater_event::op;
 use headwater_gateway::ingest::keys;
 use headwater_log::Log;
+use headwater_log::error::Error as LogError;
 use headwater_log::topic::{Cleanup, TopicSpec};
 use headwater_schema::column::Column;
 use headwater_telemetry::metrics::{LOG_BYTES, SINK_LAG_ROWS, TASK_LAG_ROWS};
@@ -34,7 +35,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info};
 
-use crate::instance::Intake;
+use crate::cluster::balance::Unit;
+use crate::cluster::roles::Role;
+use crate::cluster::{Intake, Part};
 
 /// Runs the catalog's continuous queries on this process's engine, its sources and its sinks.
 pub struct Processor {
@@ -43,7 +46,7 @@ pub struct Processor {
     engine: Arc<Engine>,
     sources: Arc<Sources>,
     sinks: Arc<Sinks>,
-    intake: Intake,
+    part: Part,
     /// By object id. An object that could not be started is there with the reason.
     objects: RwLock<BTreeMap<u64, Active>>,
     /// The catalog's version that runs here.
@@ -87,7 +90,7 @@ impl QueryStatus {
             self.tasks.iter().find_map(|task| match &task.state {
                 TaskState::Starting => Some("restoring its state".to_owned()),
                 TaskState::Failing(why) | TaskState::Failed(why) => Some(why.clone()),
-                TaskState::Running | TaskState::Stopped => None,
+                TaskState::Running | TaskState::Elsewhere | TaskState::Stopped => None,
             })
         };
         self.failure.clone().or_else(of_tasks)
@@ -101,7 +104,7 @@ impl Processor {
         engine: Arc<Engine>,
         sources: Arc<Sources>,
         sinks: Arc<Sinks>,
-        intake: Intake,
+        part: Part,
         clock: Arc<dyn Clock>,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -110,7 +113,7 @@ impl Processor {
             engine,
             sources,
             sinks,
-            intake,
+            part,
             objects: RwLock::default(),
             applied: watch::Sender::new(0),
             clock,
@@ -126,14 +129,20 @@ impl Processor {
     /// Follows the catalog until `stop`; then stops all queries, each after its current epoch.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         let mut catalog = self.catalog.subscribe();
-        self.remove_leftovers(&self.catalog.snapshot()).await;
+        let mut leads = self.part.leads.clone();
+        leads.mark_changed();
         loop {
+            if leads.has_changed().unwrap_or(false) && *leads.borrow_and_update() {
+                self.remove_leftovers().await;
+            }
             let snapshot = catalog.borrow_and_update().clone();
             self.reconcile(&snapshot, &stop).await;
             self.applied.send_replace(snapshot.version);
+            self.part.units.send_replace(Some(self.units()));
             tokio::select! {
                 changed = catalog.changed() => if changed.is_err() { break },
-                group = self.next_built(&snapshot) => self.swap(&snapshot, &group).await,
+                group = self.next_built(&snapshot), if *leads.borrow() => self.swap(&snapshot, &group).await,
+                Ok(()) = leads.changed() => leads.mark_changed(),
                 () = stop.cancelled() => break,
             }
         }
@@ -142,22 +151,48 @@ impl Processor {
         self.removals.wait().await;
     }
 
+    /// All work that one process does at a time.
+    fn units(&self) -> Arc<[Unit]> {
+        let objects = self.objects.read();
+        let mut units = Vec::new();
+        for active in objects.values() {
+            let mut add = |owner: String, role| {
+                units.push(Unit {
+                    owner: owner.into(),
+                    role,
+                })
+            };
+            match &active.query {
+                Query::Running(running) => running.owners().for_each(|owner| add(owner, Role::Processor)),
+                Query::Source(_) => add(runtime::owner(&active.definition), Role::Processor),
+                Query::Sink => add(delivery::owner(&active.definition), Role::Sinks),
+                Query::None | Query::Failed(_) => {}
+            }
+        }
+        units.into()
+    }
+
     /// What every query does right now, without those that nobody waits for: successors.
     pub fn status(&self) -> Vec<QueryStatus> {
+        let status = |(name, query): (String, Result<Arc<Running>, String>)| QueryStatus {
+            name,
+            tasks: query.as_ref().map_or_else(|_| Vec::new(), |running| running.status()),
+            failure: query.err(),
+        };
+        self.named_queries().into_iter().map(status).collect()
+    }
+
+    /// Every query that people know of, by its object's name, or why it doesn't run.
+    pub fn named_queries(&self) -> Vec<(String, Result<Arc<Running>, String>)> {
         let objects = self.objects.read();
         let present = objects.values().filter(|active| !active.is_successor);
-        let queries = present.filter_map(|active| match &active.query {
-            Query::None | Query::Source(_) | Query::Sink => None,
-            Query::Running(running) => Some(QueryStatus {
-                name: active.definition.name.clone(),
-                failure: None,
-                tasks: running.status(),
-            }),
-            Query::Failed(reason) => Some(QueryStatus {
-                name: active.definition.name.clone(),
-                failure: Some(reason.clone()),
-                tasks: Vec::new(),
-            }),
+        let queries = present.filter_map(|active| {
+            let query = match &active.query {
+                Query::None | Query::Source(_) | Query::Sink => return None,
+                Query::Running(running) => Ok(Arc::clone(running)),
+                Query::Failed(reason) => Err(reason.clone()),
+            };
+            Some((active.definition.name.clone(), query))
         });
         queries.collect()
     }
@@ -201,6 +236,11 @@ impl Processor {
             let Some(stage) = pipeline.stages.get(task.stage) else {
                 continue;
             };
+            if task.state == TaskState::Elsewhere {
+                // The process that runs it tells.
+                lag_of(pipeline, &task).set(0.0);
+                continue;
+            }
             let input = TopicPartition::new(Arc::clone(&stage.input.topic), task.partition);
             // The log says elsewhere what is wrong with it.
             let Ok(offsets) = self.log.offsets(&input).await else {
@@ -314,7 +354,7 @@ impl Processor {
             Object::Source(source) => return self.start_source(definition, source, snapshot),
             Object::Sink(sink) => return self.start_sink(definition, sink, snapshot),
         };
-        if definition.query().is_none() {
+        if definition.query().is_none() || !self.part.roles.has(Role::Processor) {
             return Ok(Query::None);
         }
         let pipeline = headwater_sql::plan::pipeline(definition, snapshot).map_err(|error| error.to_string())?;
@@ -341,7 +381,7 @@ impl Processor {
     ) -> Result<Query, String> {
         let stream = snapshot.get(&source.stream);
         let stream = stream.ok_or_else(|| format!("there is no stream '{}'", source.stream))?;
-        if self.intake == Intake::Open {
+        if self.part.intake == Intake::Open {
             self.sources.start(definition, stream);
         }
         Ok(Query::Source(stream.id))
@@ -350,7 +390,7 @@ impl Processor {
     fn start_sink(&self, definition: &Arc<Definition>, sink: &Sink, snapshot: &Snapshot) -> Result<Query, String> {
         let reads = snapshot.get(&sink.reads);
         let reads = reads.ok_or_else(|| format!("there is no stream or view '{}'", sink.reads))?;
-        if self.intake == Intake::Open {
+        if self.part.intake == Intake::Open {
             self.sinks.start(definition, reads);
         }
         Ok(Query::Sink)
@@ -379,7 +419,11 @@ impl Processor {
         });
     }
 
+    /// Where this process doesn't lead, the one that does deletes it.
     async fn delete(&self, active: Active) {
+        if !*self.part.leads.borrow() {
+            return;
+        }
         let definition = active.definition;
         if let Query::Running(running) = active.query
             && let Err(error) = self.engine.drop_pipeline(running.pipeline()).await
@@ -414,7 +458,17 @@ impl Processor {
 
     /// Deletes the topics and state tables of objects that were dropped or replaced just before the process ended.
     /// Those of an object are called `name-id` and whatever follows after a dot.
-    async fn remove_leftovers(&self, snapshot: &Snapshot) {
+    async fn remove_leftovers(&self) {
+        let listed = async { Ok::<_, LogError>((self.log.topics().await?, self.log.state_tables().await?)) };
+        let (topics, tables) = match listed.await {
+            Ok(listed) => listed,
+            Err(error) => return error!(%error, "can't list what is in the log"),
+        };
+        // After them: what is made for an object, is made once the object is there.
+        if let Err(error) = self.catalog.refresh().await {
+            return error!(%error, "can't look for what was left");
+        }
+        let snapshot = self.catalog.snapshot();
         let present = snapshot.iter().map(|object| object.as_ref());
         let successors = snapshot.iter().filter_map(|object| object.successor.as_deref());
         let known: BTreeSet<String> = present
@@ -422,10 +476,6 @@ impl Processor {
             .map(|object| format!("{}-{}", object.name, object.id))
             .collect();
         let is_left = |name: &String| !name.starts_with('$') && !known.iter().any(|object| belongs_to(name, object));
-        let (topics, tables) = match (self.log.topics().await, self.log.state_tables().await) {
-            (Ok(topics), Ok(tables)) => (topics, tables),
-            (Err(error), _) | (_, Err(error)) => return error!(%error, "can't list what is in the log"),
-        };
         for topic in topics.into_iter().map(|topic| topic.spec.name).filter(is_left) {
             info!(topic, "deleting the topic of an object that was dropped");
             if let Err(error) = self.log.delete_topic(&topic).await {

@@ -3,10 +3,10 @@
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum::{Json, Router};
 use headwater_catalog::definition::Object;
 use headwater_catalog::snapshot::nearest;
 use headwater_catalog::store::Catalog;
@@ -18,9 +18,12 @@ use headwater_telemetry::metrics::Metrics;
 use headwater_telemetry::request::Route;
 use http::{Method, StatusCode};
 
+use crate::cluster::Cluster;
+use crate::cluster::roles::{Role, Roles};
 use crate::config::Config;
 use crate::instance::Core;
 use crate::processor::Processor;
+use crate::status::Status;
 
 #[derive(Clone)]
 struct Routes {
@@ -29,9 +32,12 @@ struct Routes {
     gateway: Arc<HttpDoor>,
     queries: Arc<Shared>,
     metrics: Metrics,
+    roles: Roles,
+    cluster: Option<Arc<Cluster>>,
 }
 
-pub fn router(core: &Core, config: &Config, metrics: Metrics) -> Router {
+pub fn router(core: &Core, cluster: Option<Arc<Cluster>>, config: &Config, metrics: Metrics) -> Router {
+    let roles = config.cluster.roles.clone();
     let gateway = Arc::new(HttpDoor {
         ingest: Arc::clone(&core.ingest),
         clock: Arc::clone(&core.clock),
@@ -46,16 +52,29 @@ pub fn router(core: &Core, config: &Config, metrics: Metrics) -> Router {
         gateway: Arc::clone(&gateway),
         queries: Arc::clone(&core.queries),
         metrics,
+        roles: roles.clone(),
+        cluster,
     };
     let operation = Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(render_metrics))
+        .route("/v1/status", get(status))
         .fallback(users_route)
         .with_state(routes);
+    let gateway = roles
+        .has(Role::Gateway)
+        .then(|| headwater_gateway::http::router(gateway));
+    let queries = Arc::clone(&core.queries);
+    let queries = roles.has(Role::Query).then(|| headwater_query::http::router(queries));
     operation
-        .merge(headwater_gateway::http::router(gateway))
-        .merge(headwater_query::http::router(Arc::clone(&core.queries)))
+        .merge(gateway.unwrap_or_default())
+        .merge(queries.unwrap_or_default())
+}
+
+/// Which processes there are, what runs, and where.
+async fn status(State(routes): State<Routes>) -> Json<Status> {
+    Json(Status::of(&routes.processor, &routes.queries, routes.cluster.as_deref()).await)
 }
 
 /// Ready is: what the catalog says runs here, has its state back, and nothing of it is failing.
@@ -85,6 +104,13 @@ async fn users_route(State(routes): State<Routes>, request: Request) -> Response
         return no_route(&routes, request.uri().path());
     };
     let path = definition.http_path().unwrap_or_default();
+    let role = match &definition.object {
+        Object::Stream(_) => Role::Gateway,
+        Object::View(_) | Object::Source(_) | Object::Sink(_) => Role::Query,
+    };
+    if !routes.roles.has(role) {
+        return no_route(&routes, path);
+    }
     match (&definition.object, request.method()) {
         (Object::Stream(_), &Method::POST) => ingest_request(&routes.gateway, &definition.name, path, request).await,
         (Object::View(_), &Method::GET) => {
@@ -103,6 +129,13 @@ fn no_route(routes: &Routes, path: &str) -> Response {
     let snapshot = routes.catalog.snapshot();
     let paths: Vec<&str> = snapshot.iter().filter_map(|object| object.http_path()).collect();
     let problem = Problem::new(ProblemKind::NotFound, format!("there is nothing at {path}"));
+    if routes.roles != Roles::all() {
+        let hint = format!(
+            "this process has the roles {} alone: ask one that has the others",
+            routes.roles
+        );
+        return problem.hint(hint).into_response();
+    }
     let problem = match nearest(path, paths.into_iter()) {
         Some(path) => problem.hint(format!("did you mean {path}?")),
         None => problem.hint("streams take events at /v1/streams/{stream}/events, views answer at /v1/views/{view}"),

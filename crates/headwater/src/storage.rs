@@ -57,6 +57,14 @@ impl Storage {
         }
     }
 
+    /// What this process is called among those that may share the log; `None` where none can.
+    pub fn process(&self) -> Option<&str> {
+        match self {
+            Self::Embedded(_) => None,
+            Self::Kafka(log) => Some(log.process()),
+        }
+    }
+
     /// Writes what is waiting and closes. Blocks until it is done.
     pub fn close(&self) {
         match self {

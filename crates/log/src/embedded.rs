@@ -344,6 +344,12 @@ impl Log for EmbeddedLog {
         self.write(Some(claim), commit).await
     }
 
+    async fn consumed(&self, owner: &str) -> Result<HashMap<TopicPartition, Offset>> {
+        self.queue()?;
+        let (shared, owner) = (self.shared.clone(), owner.to_owned());
+        blocking(move || shared.store.consumed(&owner)).await
+    }
+
     async fn release(&self, owner: &str) -> Result<()> {
         let owner = owner.to_owned();
         self.change(move |committer| committer.release(&owner)).await

@@ -62,6 +62,7 @@ const MADE_TIME_MAX: Duration = Duration::from_secs(3);
 
 /// See the module.
 pub struct KafkaLog {
+    process: String,
     clock: Arc<dyn Clock>,
     names: Names,
     cluster: Cluster,
@@ -125,6 +126,7 @@ impl KafkaLog {
         let (id, for_appender) = (names.appends(&process), cluster.connection.clone());
         let appender = blocking(move || Appender::open(for_appender, id)).await?;
         let log = Arc::new(Self {
+            process: process.clone(),
             partitions: Arc::new(Partitions::new(&cluster.connection, clock.clone())?),
             clock,
             names,
@@ -138,6 +140,11 @@ impl KafkaLog {
         log.barrier(&log.names.owners()).await?;
         log.drop_old_copies().await?;
         Ok(log)
+    }
+
+    /// What the process of this directory is called: the same after a restart, and another one for each directory.
+    pub fn process(&self) -> &str {
+        &self.process
     }
 
     /// Ends what this process writes and follows, and closes its copies. Everything fails with [`Error::Closed`] from now on.
@@ -221,6 +228,19 @@ impl KafkaLog {
         known().ok_or_else(|| Error::Kafka(format!("the state table '{name}' was deleted when it was made")))
     }
 
+    /// What the owner has consumed of topics that are still there, as far as this process knows.
+    fn consumed_by(&self, owner: &str) -> HashMap<TopicPartition, Consumed> {
+        let owners = self.followed().owners.read();
+        let consumed = owners.get(owner.as_bytes()).into_iter().flatten();
+        let still_there =
+            consumed.filter(|consumed| self.known(&consumed.topic).is_ok_and(|topic| topic.id == consumed.id));
+        let by_partition = still_there.map(|consumed| {
+            let partition = TopicPartition::new(consumed.topic.as_str(), consumed.partition);
+            (partition, consumed.clone())
+        });
+        by_partition.collect()
+    }
+
     /// Whether somebody else has the owner's work, or the cluster has given it up: because this process was away for too long, say.
     async fn why_broken(&self, claim: &Claim, error: &Error) -> Result<Error> {
         self.barrier(&self.names.owners()).await?;
@@ -259,6 +279,11 @@ impl KafkaLog {
         }
         Ok(written)
     }
+}
+
+fn offsets_of(consumed: &HashMap<TopicPartition, Consumed>) -> HashMap<TopicPartition, Offset> {
+    let offset = |(partition, consumed): (&TopicPartition, &Consumed)| (partition.clone(), consumed.offset);
+    consumed.iter().map(offset).collect()
 }
 
 const PROCESS_TABLE: &str = "process";
@@ -450,31 +475,11 @@ impl Log for KafkaLog {
         let (transactions, place) = claimed.await?;
         // What this owner had committed was committed before.
         self.followed().wait(&self.names.owners(), place).await?;
-        let consumed: HashMap<TopicPartition, Consumed> = {
-            let owners = self.followed().owners.read();
-            let still_there =
-                |consumed: &&Consumed| self.known(&consumed.topic).is_ok_and(|topic| topic.id == consumed.id);
-            let by_partition = |consumed: &Consumed| {
-                (
-                    TopicPartition::new(consumed.topic.as_str(), consumed.partition),
-                    consumed.clone(),
-                )
-            };
-            let consumed = owners.get(owner.as_bytes());
-            consumed
-                .into_iter()
-                .flatten()
-                .filter(still_there)
-                .map(by_partition)
-                .collect()
-        };
+        let consumed = self.consumed_by(owner);
         let claim = Claim {
             owner: name.clone(),
             token: u64::try_from(place).unwrap_or(0),
-            consumed: consumed
-                .iter()
-                .map(|(partition, consumed)| (partition.clone(), consumed.offset))
-                .collect(),
+            consumed: offsets_of(&consumed),
         };
         let owner = Arc::new(Owner {
             token: claim.token,
@@ -542,6 +547,17 @@ impl Log for KafkaLog {
             }
         }
         Ok(offsets)
+    }
+
+    async fn consumed(&self, owner: &str) -> Result<HashMap<TopicPartition, Offset>> {
+        // This process's own commits come back a little later.
+        let ours = self.owners.lock().get(owner).cloned();
+        let newest = self.followed().claims.read().get(owner.as_bytes()).copied();
+        let ours = ours.filter(|ours| newest.is_none_or(|newest| newest <= ours.token as i64));
+        Ok(match ours {
+            Some(ours) => offsets_of(&ours.consumed.lock()),
+            None => offsets_of(&self.consumed_by(owner)),
+        })
     }
 
     async fn release(&self, owner: &str) -> Result<()> {

@@ -11,6 +11,7 @@ pub mod error;
 pub mod kafka;
 pub mod memory;
 pub mod topic;
+pub mod work;
 
 mod compaction;
 mod encoding;
@@ -183,6 +184,9 @@ pub trait Log: std::fmt::Debug + Send + Sync + 'static {
 
     /// Commits in the owner's name. The answer has the first offset of each produced batch.
     async fn commit(&self, claim: &Claim, commit: Commit) -> Result<Vec<Offset>>;
+
+    /// What the owner's last commit left as consumed, whoever made it. What other processes commit is known a little later.
+    async fn consumed(&self, owner: &str) -> Result<HashMap<TopicPartition, Offset>>;
 
     /// Forgets what the owner consumed.
     async fn release(&self, owner: &str) -> Result<()>;

@@ -216,6 +216,10 @@ impl Log for MemoryLog {
         Ok(contents.publish(produced, self.clock.now()))
     }
 
+    async fn consumed(&self, owner: &str) -> Result<HashMap<TopicPartition, Offset>> {
+        Ok(self.contents.lock().consumed.get(owner).cloned().unwrap_or_default())
+    }
+
     async fn release(&self, owner: &str) -> Result<()> {
         let mut contents = self.contents.lock();
         contents.claims.remove(owner);

@@ -19,8 +19,8 @@ use headwater_schema::encode::json_object;
 use metrics::{Counter, counter};
 use tracing::warn;
 
-use crate::delivery::Shared;
 use crate::delivery::reading::Batch;
+use crate::shared::Shared;
 use crate::sink::{Offsets, Promise, Start, Undeliverable};
 use crate::source::Error;
 use crate::within::Within;
@@ -66,7 +66,7 @@ pub(super) struct Store {
 }
 
 /// Who commits a sink's position.
-pub(super) fn owner(sink: &Definition) -> String {
+pub fn owner(sink: &Definition) -> String {
     format!("sink/{}-{}", sink.name, sink.id)
 }
 

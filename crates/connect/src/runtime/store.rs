@@ -19,7 +19,8 @@ use headwater_schema::dead_letter::{self, DeadLetter};
 use headwater_schema::future::{self, TooFar};
 use metrics::{Counter, counter};
 
-use crate::runtime::{Shared, Stored};
+use crate::runtime::Stored;
+use crate::shared::Shared;
 use crate::source::{Batch, Error, Position, Rejected};
 
 const POSITION: u8 = b'p';
@@ -47,7 +48,7 @@ pub(super) struct Store {
 }
 
 /// Who commits a source's events.
-pub(super) fn owner(source: &Definition) -> String {
+pub fn owner(source: &Definition) -> String {
     format!("source/{}-{}", source.name, source.id)
 }
 

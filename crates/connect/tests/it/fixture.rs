@@ -8,6 +8,7 @@ use arrow::array::AsArray;
 use arrow::datatypes::{DataType, Int64Type};
 use headwater_catalog::definition::{Definition, Late, Object, Source, Stream};
 use headwater_connect::runtime::{SourceStatus, Sources};
+use headwater_connect::shared::Shared;
 use headwater_connect::within::Within;
 use headwater_event::clock::{Clock, ManualClock};
 use headwater_event::id::Ids;
@@ -15,6 +16,7 @@ use headwater_event::offset::TopicPartition;
 use headwater_log::Log;
 use headwater_log::memory::MemoryLog;
 use headwater_log::topic::{Cleanup, TopicSpec};
+use headwater_log::work::Work;
 use headwater_schema::column::{Column, EventSchema, UnknownFields};
 use headwater_schema::dead_letter;
 
@@ -137,15 +139,15 @@ pub fn definition(name: &str, id: u64, object: Object) -> Arc<Definition> {
 fn sources(log: &Arc<MemoryLog>, clock: &Arc<ManualClock>) -> Arc<Sources> {
     let clock: Arc<dyn Clock> = Arc::clone(clock) as _;
     let ids = Ids::seeded(Arc::clone(&clock), 1);
-    Sources::new(
-        1,
-        Arc::clone(log) as _,
+    let shared = Shared {
+        log: Arc::clone(log) as _,
         clock,
         ids,
-        DEAD_LETTERS.into(),
-        Within::default(),
-    )
-    .unwrap()
+        dead_letters: DEAD_LETTERS.into(),
+        within: Within::default(),
+        work: Work::all(),
+    };
+    Sources::new(1, shared).unwrap()
 }
 
 /// `numbers (n BIGINT NOT NULL, text TEXT)`, partitioned by `n`.

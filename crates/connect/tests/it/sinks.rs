@@ -9,6 +9,7 @@ use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::Int64Type;
 use headwater_catalog::definition::{Definition, Object, Sink};
 use headwater_connect::delivery::{SinkStatus, Sinks};
+use headwater_connect::shared::Shared;
 use headwater_connect::sink::{Offsets, Promise, Rows, Start};
 use headwater_connect::sinks;
 use headwater_connect::within::Within;
@@ -17,6 +18,7 @@ use headwater_event::id::Ids;
 use headwater_event::offset::TopicPartition;
 use headwater_log::memory::MemoryLog;
 use headwater_log::topic::{Cleanup, TopicSpec};
+use headwater_log::work::Work;
 use headwater_log::{Log, Produced};
 use headwater_schema::dead_letter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -38,7 +40,15 @@ struct Delivery {
 fn running(log: &Arc<MemoryLog>, clock: &Arc<ManualClock>) -> Arc<Sinks> {
     let ids = Ids::seeded(Arc::clone(clock) as _, 1);
     let (log, clock) = (Arc::clone(log) as _, Arc::clone(clock) as _);
-    Sinks::new(1, log, clock, ids, DEAD_LETTERS.into(), Within::default()).unwrap()
+    let shared = Shared {
+        log,
+        clock,
+        ids,
+        dead_letters: DEAD_LETTERS.into(),
+        within: Within::default(),
+        work: Work::all(),
+    };
+    Sinks::new(1, shared).unwrap()
 }
 
 impl Delivery {

@@ -1,5 +1,6 @@
 //! A full disk, a panic, a damaged batch: what a task does when something around it fails.
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -208,6 +209,10 @@ impl Log for DamagedLog {
 
     async fn commit(&self, claim: &Claim, commit: Commit) -> Result<Vec<Offset>> {
         self.memory.commit(claim, commit).await
+    }
+
+    async fn consumed(&self, owner: &str) -> Result<HashMap<TopicPartition, Offset>> {
+        self.memory.consumed(owner).await
     }
 
     async fn release(&self, owner: &str) -> Result<()> {

@@ -14,7 +14,8 @@ use rand_chacha::ChaCha8Rng;
 use crate::bench::report::Measured;
 use crate::bench::through::Through;
 use crate::bench::{Bench, BenchResult, Failure, config, usage};
-use crate::instance::{Core, Intake};
+use crate::cluster::{Intake, Part};
+use crate::instance::Core;
 
 /// So that nothing of what is measured in memory goes to the store.
 const MEMORY_LIMIT: u64 = 16 << 30;
@@ -119,7 +120,7 @@ async fn run(bench: &Bench, case: Case) -> Result<Measured, Failure> {
         Through::Log | Through::Kafka => KEPT_MEMORY_LIMIT,
     };
     let log = case.through.open(bench, &config)?;
-    let core = Core::start(&config, log, Arc::clone(&bench.clock), Intake::Open).await?;
+    let core = Core::start(&config, log, Arc::clone(&bench.clock), Part::alone(Intake::Open)).await?;
     core.execute(&format!(
         "CREATE STREAM readings (device BIGINT NOT NULL, at TIMESTAMP NOT NULL, WATERMARK FOR at AS at - INTERVAL '1' SECOND)
          PARTITION BY (device) WITH (partitions = {partitions});

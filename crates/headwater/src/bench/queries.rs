@@ -16,8 +16,9 @@ use crate::bench::events::{Feed, STREAMS_SQL};
 use crate::bench::report::{Measured, percentile_ms};
 use crate::bench::through::Through;
 use crate::bench::{Bench, BenchResult, Failure, config, usage};
+use crate::cluster::{Intake, Part};
 use crate::config::Config;
-use crate::instance::{Core, Intake};
+use crate::instance::Core;
 
 /// Small enough that the newest batches, which are kept decoded in memory, are a small part of all:
 /// what is measured is reading events back from the store.
@@ -99,7 +100,7 @@ async fn run(
     sql: &str,
     measured: Measured,
 ) -> Result<Measured, Failure> {
-    let core = Core::start(config, log, Arc::clone(&bench.clock), Intake::Open).await?;
+    let core = Core::start(config, log, Arc::clone(&bench.clock), Part::alone(Intake::Open)).await?;
     let partitioned = |sql: &str| sql.replace("partitions = 4", &format!("partitions = {}", bench.cores));
     core.execute(&partitioned(STREAMS_SQL)).await?;
     let mut filled = Vec::new();

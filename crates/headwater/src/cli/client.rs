@@ -142,9 +142,14 @@ impl Client {
 
     /// What there is.
     pub async fn catalog(&self) -> Failed<Value> {
-        let response = self.answer(self.get(&["v1", "catalog"])).await?;
+        self.read(&self.get_text(&["v1", "catalog"]).await?)
+    }
+
+    /// What is at the path made of `segments`.
+    pub async fn get_text(&self, segments: &[&str]) -> Failed<String> {
+        let response = self.answer(self.get(segments)).await?;
         match response.status().is_success() {
-            true => self.read(&self.text(response).await?),
+            true => self.text(response).await,
             false => Err(Failure::failed(self.problem(response).await.render(""))),
         }
     }
@@ -181,7 +186,7 @@ impl Client {
         response.text().await.map_err(|error| self.unreachable(&error))
     }
 
-    fn read<T: serde::de::DeserializeOwned>(&self, text: &str) -> Failed<T> {
+    pub fn read<T: serde::de::DeserializeOwned>(&self, text: &str) -> Failed<T> {
         serde_json::from_str(text)
             .map_err(|error| Failure::failed(format!("{}: the answer can't be read: {error}", self.base())))
     }

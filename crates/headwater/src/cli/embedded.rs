@@ -7,8 +7,9 @@ use headwater_log::memory::MemoryLog;
 use tempfile::TempDir;
 
 use crate::cli::failure::{Failed, Failure};
+use crate::cluster::{Intake, Part};
 use crate::config::Config;
-use crate::instance::{Core, Intake};
+use crate::instance::Core;
 
 /// Ends with the process, and leaves nothing behind.
 pub struct Embedded {
@@ -39,7 +40,7 @@ impl Embedded {
         config.data.directory = directory.path().to_owned();
         config.engine.threads = threads;
         let log = MemoryLog::new(Arc::clone(&clock));
-        let core = Core::start(&config, log, clock, intake).await;
+        let core = Core::start(&config, log, clock, Part::alone(intake)).await;
         let core = core.map_err(|error| Failure::failed(error.to_string()))?;
         Ok(Self {
             core,
@@ -53,7 +54,7 @@ impl Embedded {
     pub async fn restart(self) -> Failed<Self> {
         let (log, clock) = (Arc::clone(&self.core.log), Arc::clone(&self.core.clock));
         self.core.stop().await;
-        let core = Core::start(&self.config, log, clock, self.intake).await;
+        let core = Core::start(&self.config, log, clock, Part::alone(self.intake)).await;
         let core = core.map_err(|error| Failure::failed(error.to_string()))?;
         Ok(Self { core, ..self })
     }

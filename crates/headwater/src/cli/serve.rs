@@ -34,6 +34,9 @@ pub struct ConfigArgs {
     /// Where everything durable is kept: the same as --set data.directory=DIR
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
+    /// What this process does of gateway,processor,query,sinks: the same as --set cluster.roles=…
+    #[arg(long, value_name = "ROLES")]
+    pub roles: Option<String>,
     /// Sets one key of the configuration, such as http.listen=127.0.0.1:9000; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
@@ -79,6 +82,7 @@ impl ConfigArgs {
                 .iter()
                 .map(|directory| format!("data.directory={}", directory.display())),
         );
+        sets.extend(self.roles.iter().map(|roles| format!("cluster.roles={roles}")));
         sets.extend(
             self.log_format
                 .iter()

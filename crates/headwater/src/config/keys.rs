@@ -2,12 +2,17 @@
 
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use headwater_catalog::snapshot::edits;
 use headwater_telemetry::logs::Format;
 
+use crate::cluster::roles::Roles;
 use crate::config::units::{bytes, duration};
 use crate::config::{Backend, Config};
+
+/// Shorter ones would take slow processes for dead ones.
+const SESSION_MIN: Duration = Duration::from_secs(1);
 
 /// One key of the configuration.
 #[derive(Clone, Copy, Debug)]
@@ -170,6 +175,26 @@ pub const KEYS: &[Key] = &[
         set: |config, text| security(config, "sasl.password", text, &[]),
     },
     Key {
+        name: "cluster.roles",
+        about: "what this process does, with commas: gateway, processor, query, sinks; all unless given",
+        set: |config, text| {
+            config.cluster.roles = Roles::parse(text)?;
+            Ok(())
+        },
+    },
+    Key {
+        name: "cluster.session",
+        about: "a process that the others have not heard of for so long is taken for gone",
+        set: |config, text| {
+            let session = duration(text)?;
+            if session < SESSION_MIN {
+                return Err("expected at least 1 second".to_owned());
+            }
+            config.cluster.session = session;
+            Ok(())
+        },
+    },
+    Key {
         name: "files.directory",
         about: "the folder that file sources and sinks may use; any unless given",
         set: |config, text| {
@@ -207,7 +232,7 @@ pub const KEYS: &[Key] = &[
 const LATER: &[(&str, &str)] = &[
     ("grpc", "gRPC is not there yet: leave it out"),
     ("mqtt", "MQTT is not there yet: leave it out"),
-    ("roles", "roles are not there yet: one process does everything"),
+    ("roles", "the key is cluster.roles"),
     ("kafka", "the log's keys are in [log]: log.backend, log.brokers"),
 ];
 

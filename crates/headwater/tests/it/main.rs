@@ -11,6 +11,7 @@ mod aggregates;
 mod bad_input;
 mod bad_sql;
 mod cli;
+mod cluster;
 mod corpus;
 mod crash;
 mod disk;

@@ -151,17 +151,34 @@ impl Server {
         body["rows"].as_array().expect("rows").clone()
     }
 
-    /// Waits until every task has taken in all of its input.
+    /// Waits until every task has taken in all of its input, in whichever process it runs.
     pub async fn caught_up(&self) {
         let started = Instant::now();
         loop {
-            let lag = self.metric("headwater_task_lag_rows").await;
-            if lag == 0.0 {
+            let lag = self.lag().await;
+            if lag == 0 {
                 return;
             }
             assert!(started.elapsed() < PATIENCE, "still {lag} rows behind:\n{}", self.log());
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+    }
+
+    /// The lag of all tasks, over some looks: they are looked at one after the other.
+    async fn lag(&self) -> u64 {
+        let mut most = 0;
+        for _ in 0..3 {
+            let status: Value = serde_json::from_str(&self.get("/v1/status").await).expect("JSON");
+            let queries = status["queries"].as_array().expect("queries");
+            let tasks = queries
+                .iter()
+                .flat_map(|query| query["tasks"].as_array().expect("tasks"));
+            // Where the log can't be asked, it isn't known.
+            let lag = tasks.map(|task| task["lag"].as_u64().unwrap_or(1));
+            most = most.max(lag.sum());
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+        most
     }
 
     /// What a path answers, as text.
@@ -185,21 +202,6 @@ impl Server {
         let status = answer.status().as_u16();
         let text = answer.text().await.expect("a text");
         (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
-    }
-
-    /// The sum of a metric over all its labels, as of two looks that agree: tasks publish one after
-    /// the other.
-    async fn metric(&self, name: &str) -> f64 {
-        let mut sum = 0.0_f64;
-        for _ in 0..3 {
-            let text = reqwest::get(format!("{}/metrics", self.url())).await.expect("metrics");
-            let text = text.text().await.expect("metrics");
-            let lines = text.lines().filter(|line| line.starts_with(name));
-            let values = lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
-            sum = sum.max(values.sum());
-            tokio::time::sleep(Duration::from_millis(300)).await;
-        }
-        sum
     }
 
     /// Says how it ended, if it did not become ready.

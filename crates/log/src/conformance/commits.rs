@@ -137,7 +137,10 @@ pub(super) async fn consumed_offsets_are_kept_per_owner<B: Backend>(backend: &B)
     log.commit(&ab, commit(vec![(partition(0), 3)])).await?;
     log.commit(&a, commit(vec![(partition(1), 4)])).await?;
     log.delete_topic("u").await?;
+    assert_eq!(log.consumed("ab").await?, [(partition(0), 3)].into());
+    assert!(log.consumed("never seen").await?.is_empty());
     let log = reopened(backend, log, "consumed")?;
+    assert_eq!(log.consumed("a").await?, [(partition(0), 1), (partition(1), 4)].into());
     assert_eq!(
         log.claim("a").await?.consumed,
         [(partition(0), 1), (partition(1), 4)].into()

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use fjall::{Keyspace, Readable};
+use headwater_event::offset::{Offset, TopicPartition};
 
 use crate::Claim;
 use crate::embedded::Shared;
@@ -155,10 +156,7 @@ impl Committer {
         self.last_token = token;
         let owner: Arc<str> = owner.into();
         self.claims.insert(owner.clone(), token);
-        let consumed = store.meta_entries(&layout::consumed_prefix(&owner))?.into_iter();
-        let consumed = consumed
-            .filter_map(|(key, value)| Some((layout::consumed_partition(&key)?, layout::number(&value))))
-            .collect();
+        let consumed = store.consumed(&owner)?;
         Ok(Claim { owner, token, consumed })
     }
 
@@ -187,6 +185,14 @@ impl OpenTable {
 
 impl Store {
     /// The entries of `meta` whose key begins with `prefix`.
+    /// What the owner has consumed.
+    pub fn consumed(&self, owner: &str) -> Result<HashMap<TopicPartition, Offset>> {
+        let entries = self.meta_entries(&layout::consumed_prefix(owner))?.into_iter();
+        let offset =
+            |(key, value): (Vec<u8>, Vec<u8>)| Some((layout::consumed_partition(&key)?, layout::number(&value)));
+        Ok(entries.filter_map(offset).collect())
+    }
+
     pub fn meta_entries(&self, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
         let entries = self.database.snapshot().prefix(&self.meta, prefix).map(|guard| {
             let (key, value) = guard.into_inner().map_err(|error| self.error(error))?;

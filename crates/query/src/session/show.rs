@@ -75,7 +75,7 @@ async fn building(shared: &Shared, definition: &Definition) -> Result<Option<Str
     };
     let failure = query.status().into_iter().find_map(|task| match task.state {
         TaskState::Failing(why) | TaskState::Failed(why) => Some(why),
-        TaskState::Starting | TaskState::Running | TaskState::Stopped => None,
+        TaskState::Starting | TaskState::Running | TaskState::Elsewhere | TaskState::Stopped => None,
     });
     Ok(Some(failure.map_or(behind.clone(), |why| format!("{behind}: {why}"))))
 }

@@ -20,6 +20,7 @@ use headwater_gateway::ingest::{Ingest, IngestOptions};
 use headwater_log::Log;
 use headwater_log::memory::MemoryLog;
 use headwater_log::topic::{Cleanup, TopicSpec};
+use headwater_log::work::Work;
 use headwater_query::session::{Answer, Session};
 use headwater_query::shared::{Parts, QueryOptions, Shared};
 use reqwest::{Client, Response};
@@ -68,17 +69,16 @@ impl World {
         };
         let (in_log, in_catalog) = (Arc::clone(&log), Arc::clone(&catalog));
         let ingest = Ingest::new(options, in_log, in_catalog, Arc::clone(&clock), Arc::clone(&ids)).unwrap();
-        let sources = Sources::new(
-            1,
-            Arc::clone(&log),
-            Arc::clone(&clock),
-            Arc::clone(&ids),
-            "dead_letters".into(),
-            Within::default(),
-        );
-        let sources = sources.unwrap();
-        let (in_log, in_clock, in_ids) = (Arc::clone(&log), Arc::clone(&clock), Arc::clone(&ids));
-        let sinks = Sinks::new(1, in_log, in_clock, in_ids, "dead_letters".into(), Within::default()).unwrap();
+        let shared = headwater_connect::shared::Shared {
+            log: Arc::clone(&log),
+            clock: Arc::clone(&clock),
+            ids: Arc::clone(&ids),
+            dead_letters: "dead_letters".into(),
+            within: Within::default(),
+            work: Work::all(),
+        };
+        let sources = Sources::new(1, shared.clone()).unwrap();
+        let sinks = Sinks::new(1, shared).unwrap();
         let stop = CancellationToken::new();
         let parts = Parts {
             catalog,

@@ -3,6 +3,7 @@
 //! What it holds outlives the processes that use it: each has a [`FaultyLog`] of its own over the same
 //! [`MemoryLog`]. A call that fails has done nothing. One whose caller is dropped has done it wholly or not at all.
 
+use std::collections::HashMap;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
@@ -247,6 +248,11 @@ impl Log for FaultyLog {
         self.fate.commits.fetch_add(1, Ordering::Relaxed);
         self.end().await;
         begun.and(committed)
+    }
+
+    async fn consumed(&self, owner: &str) -> Result<HashMap<TopicPartition, Offset>> {
+        self.begin().await?;
+        self.memory.consumed(owner).await
     }
 
     async fn release(&self, owner: &str) -> Result<()> {

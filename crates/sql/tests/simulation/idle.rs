@@ -47,6 +47,7 @@ fn every_row_is_in_its_window_or_a_dead_letter() {
                 seed,
                 Weather {
                     trouble: seed % 2 == 0,
+                    shared: seed % 5 < 2,
                     ..TROUBLE
                 },
             ) {

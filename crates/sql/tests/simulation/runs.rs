@@ -21,6 +21,7 @@ const STACK_BYTES: usize = 32 << 20;
 
 pub const TROUBLE: Weather = Weather {
     trouble: true,
+    shared: false,
     broken_promises: false,
 };
 
@@ -70,7 +71,11 @@ fn simulate(test: &'static str, programs: &'static [Statements], usually: u64) {
                 Some(known) if known.0 == number => known,
                 _ => (number, case(programs, number)),
             };
-            if let Err(why) = run(&case, seed, TROUBLE) {
+            let weather = Weather {
+                shared: seed % 3 == 0,
+                ..TROUBLE
+            };
+            if let Err(why) = run(&case, seed, weather) {
                 panic!("{}", failure(&why, &case, seed, &format!("runs::{test}")));
             }
             known = Some((number, case));
@@ -131,8 +136,8 @@ fn a_log_that_breaks_its_word_is_found_out() {
     with_stack(|| {
         let case = case(VIEWS, 0);
         let weather = Weather {
-            trouble: true,
             broken_promises: true,
+            ..TROUBLE
         };
         assert!((0..200).any(|seed| run(&case, seed, weather).is_err()));
     });

@@ -8,7 +8,7 @@
 //! 3. The closing rows come, and everything comes to rest once more.
 //! 4. What every query has is compared to what it gives as a batch, and a view's rows to the sum of its changes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -16,15 +16,15 @@ use std::time::Duration;
 use arrow::array::{AsArray, RecordBatch};
 use arrow::compute::concat_batches;
 use arrow::datatypes::Int8Type;
-use headwater_engine::engine::{Engine, EngineOptions, Running};
+use headwater_engine::engine::{Engine, EngineOptions, Running, task_owner};
 use headwater_engine::plan::{Output, Pipeline};
-use headwater_engine::status::TaskState;
 use headwater_engine::view::ViewCodec;
 use headwater_event::clock::{Clock, ManualClock};
 use headwater_event::offset::TopicPartition;
 use headwater_event::op::Op;
 use headwater_log::memory::MemoryLog;
 use headwater_log::topic::{Cleanup, TopicSpec};
+use headwater_log::work::{Owners, Work};
 use headwater_log::{Log, Produced};
 use parking_lot::Mutex;
 use rand::seq::IndexedRandom;
@@ -58,6 +58,8 @@ pub struct Case {
 pub struct Weather {
     /// The log fails now and then, and processes end.
     pub trouble: bool,
+    /// Two processes share the work, and hear sooner or later who is to do what.
+    pub shared: bool,
     /// A log that doesn't keep its promises, to see that it shows.
     pub broken_promises: bool,
 }
@@ -76,6 +78,8 @@ pub struct World<'a> {
     options: EngineOptions,
     processes: Process,
     machine: Machine,
+    /// The one that shares the work, if any does.
+    beside: Option<Machine>,
     /// Processes that others have taken over from, and that still run.
     zombies: Vec<Machine>,
 }
@@ -85,6 +89,8 @@ struct Machine {
     log: Arc<FaultyLog>,
     /// Keeps the engine's tasks going, in the order of the queries.
     running: Arc<Mutex<Vec<Arc<Running>>>>,
+    /// What it has been told is its own.
+    work: watch::Sender<Owners>,
     is_broken: bool,
 }
 
@@ -151,8 +157,10 @@ impl<'a> World<'a> {
                 process: 0,
                 log,
                 running: Arc::default(),
+                work: watch::Sender::default(),
                 is_broken: false,
             },
+            beside: None,
             case,
             weather,
             random,
@@ -166,22 +174,29 @@ impl<'a> World<'a> {
             processes: 0,
             zombies: Vec::new(),
         };
-        world.start();
+        world.machine = world.start();
+        if weather.shared {
+            world.beside = Some(world.start());
+            world.share_out(true);
+        }
         world
     }
 
     /// A process on the log.
-    fn start(&mut self) {
+    fn start(&mut self) -> Machine {
         self.processes += 1;
         let process = self.processes;
         let log = FaultyLog::new(Arc::clone(&self.memory), Arc::clone(&self.fate));
         let executor = self.scheduler.executor(process);
-        let engine = Engine::on(
-            executor,
-            self.options.clone(),
-            Arc::clone(&log) as _,
-            Arc::clone(&self.clock) as _,
-        );
+        let work = watch::Sender::default();
+        let options = EngineOptions {
+            work: match self.weather.shared {
+                true => Work::shared(work.subscribe()),
+                false => Work::all(),
+            },
+            ..self.options.clone()
+        };
+        let engine = Engine::on(executor, options, Arc::clone(&log) as _, Arc::clone(&self.clock) as _);
         let running = Arc::default();
         let pipelines = self.case.program.queries.iter().map(|query| query.pipeline.clone());
         let starting = start_queries(
@@ -192,12 +207,36 @@ impl<'a> World<'a> {
             Arc::clone(&self.clock),
         );
         self.scheduler.spawn(process, starting);
-        self.machine = Machine {
+        Machine {
             process,
             log,
             running,
+            work,
             is_broken: false,
-        };
+        }
+    }
+
+    /// Gives each task to one of two processes. Those that are not told go on with what they know.
+    fn share_out(&mut self, all_are_told: bool) {
+        let pipelines = self.case.program.queries.iter().map(|query| &query.pipeline);
+        let owners = pipelines.flat_map(|pipeline| {
+            let stages = pipeline.stages.iter().enumerate();
+            stages.flat_map(move |(number, stage)| {
+                (0..stage.input.partitions).map(move |partition| task_owner(&pipeline.name, number, partition))
+            })
+        });
+        let mut shares: [BTreeSet<Arc<str>>; 2] = Default::default();
+        for owner in owners {
+            shares[self.random.random_range(0..2)].insert(owner.into());
+        }
+        let machines = [Some(&self.machine), self.beside.as_ref()];
+        for (machine, share) in machines.into_iter().zip(shares) {
+            if let Some(machine) = machine
+                && (all_are_told || self.random.random_bool(0.6))
+            {
+                machine.work.send_replace(Arc::new(share));
+            }
+        }
     }
 
     fn live(&mut self) {
@@ -222,12 +261,28 @@ impl<'a> World<'a> {
             }
         }
         self.fate.set(CALM);
-        if self.machine.is_broken {
-            self.crash();
+        for _ in 0..2 {
+            if self.machine.is_broken {
+                self.crash();
+            }
+            if let Some(beside) = &mut self.beside {
+                std::mem::swap(&mut self.machine, beside);
+            }
+        }
+        if self.weather.shared {
+            self.share_out(true);
         }
     }
 
     fn act(&mut self, queries: usize) {
+        if let Some(beside) = &mut self.beside {
+            if self.random.random_bool(0.5) {
+                std::mem::swap(&mut self.machine, beside);
+            }
+            if self.random.random_bool(0.1) {
+                self.share_out(false);
+            }
+        }
         match self.random.random_range(0..100) {
             0..60 => self.feed(),
             60..72 if *self.created.borrow() < queries => self.created.send_modify(|created| *created += 1),
@@ -283,7 +338,10 @@ impl<'a> World<'a> {
     fn crash(&mut self) {
         self.end_zombies();
         self.scheduler.kill(self.machine.process);
-        self.start();
+        self.machine = self.start();
+        if self.weather.shared {
+            self.share_out(false);
+        }
     }
 
     /// Another process begins, and the former one doesn't know.
@@ -297,10 +355,14 @@ impl<'a> World<'a> {
             process,
             log: Arc::clone(&self.machine.log),
             running: Arc::clone(&self.machine.running),
+            work: self.machine.work.clone(),
             is_broken: false,
         };
         self.zombies.push(former);
-        self.start();
+        self.machine = self.start();
+        if self.weather.shared {
+            self.share_out(false);
+        }
     }
 
     fn end_zombies(&mut self) {
@@ -364,7 +426,15 @@ impl<'a> World<'a> {
 
     /// All tasks run, and have read all there is.
     pub fn check_tasks(&self) -> Result<(), String> {
-        let running = self.machine.running.lock();
+        let machines = [Some(&self.machine), self.beside.as_ref()];
+        machines
+            .into_iter()
+            .flatten()
+            .try_for_each(|machine| self.check_tasks_of(machine))
+    }
+
+    fn check_tasks_of(&self, machine: &Machine) -> Result<(), String> {
+        let running = machine.running.lock();
         if running.len() != self.case.program.queries.len() {
             return Err(format!("only {} queries run", running.len()));
         }
@@ -372,13 +442,15 @@ impl<'a> World<'a> {
             let pipeline = running.pipeline();
             for task in running.status() {
                 let name = format!("{} stage {} partition {}", pipeline.name, task.stage, task.partition);
-                if task.state != TaskState::Running {
+                if !task.state.gets_on() {
                     return Err(format!("{name} is {:?}", task.state));
                 }
                 let input = TopicPartition::new(Arc::clone(&pipeline.stages[task.stage].input.topic), task.partition);
-                let end = at_once(self.memory.offsets(&input)).expect("a topic that is read").end;
-                if task.offset != end {
-                    return Err(format!("{name} is at {} of {end}", task.offset));
+                let kept = at_once(self.memory.offsets(&input)).expect("a topic that is read");
+                let end = kept.end;
+                // Who has a task back that was elsewhere meanwhile doesn't know that before there is more to read.
+                if task.offset.max(kept.start) != end {
+                    return Err(format!("{name} ({:?}) is at {} of {end}", task.state, task.offset));
                 }
             }
         }

@@ -1,0 +1,90 @@
+//! Tasks that other processes run: what is known of them here, from what they have committed.
+//!
+//! It is a little behind, and that does no harm: it makes waiting for them longer, and an idle task follow them later.
+//! Only for one thing it has to be exact, see [`furthest`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use headwater_event::clock::Micros;
+use headwater_event::offset::TopicPartition;
+use headwater_log::StateTable;
+
+use crate::error::Result;
+use crate::status::TaskState;
+use crate::task::{Assignment, owner, task_table, watermark_key};
+use crate::time::EventTime;
+
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// Keeps the status of a stage's tasks up to date wherever they run elsewhere, and tells the ones here.
+pub async fn follow(tasks: Vec<Assignment>) {
+    let Some(first) = tasks.first() else { return };
+    let (clock, stop) = (Arc::clone(&first.clock), first.stop.clone());
+    let mut table = None;
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            () = clock.sleep(LOOK_EVERY) => {}
+        }
+        let there = tasks
+            .iter()
+            .filter(|task| task.status.borrow().state == TaskState::Elsewhere);
+        for task in there {
+            if let Err(error) = look(task, &mut table).await {
+                tracing::debug!(pipeline = &*task.pipeline, %error, "a task elsewhere can't be looked at");
+            }
+        }
+    }
+}
+
+async fn look(task: &Assignment, opened: &mut Option<Arc<dyn StateTable>>) -> Result<()> {
+    let nudge = *task.nudges.borrow();
+    let table = match opened {
+        Some(table) => table,
+        None => opened.insert(task.log.state(&task_table(&task.pipeline, task.number)).await?),
+    };
+    let (watermark, idle) = stood(task, &**table, task.partition)?;
+    let input = TopicPartition::new(Arc::clone(&task.stage.input.topic), task.partition);
+    let consumed = task
+        .log
+        .consumed(&owner(&task.pipeline, task.number, task.partition))
+        .await?;
+    task.peers.report(task.partition, watermark, idle);
+    task.status.send_if_modified(|status| {
+        // It may be here meanwhile.
+        if status.state != TaskState::Elsewhere {
+            return false;
+        }
+        let offset = consumed.get(&input).copied().unwrap_or(status.offset);
+        if offset != status.offset {
+            status.committed_at = Some(task.clock.now());
+        }
+        let is_new = offset != status.offset || watermark != status.watermark || nudge != status.settled;
+        (status.offset, status.watermark, status.idle, status.settled) = (offset, watermark, idle, nudge);
+        is_new
+    });
+    Ok(())
+}
+
+/// The greatest watermark of the tasks elsewhere, all that was committed before this is called taken in. The readers of the stage's output
+/// can have come no further than that on account of them.
+pub async fn furthest(task: &Assignment) -> Result<Option<Micros>> {
+    // Opened anew: that waits for what others have committed.
+    let table = task.log.state(&task_table(&task.pipeline, task.number)).await?;
+    let mut furthest = None;
+    for partition in (0..task.stage.input.partitions).filter(|&partition| partition != task.partition) {
+        furthest = furthest.max(stood(task, &*table, partition)?.0);
+    }
+    Ok(furthest)
+}
+
+/// Where a task of the stage stood when it last committed: its watermark, and whether its readers leave it out.
+pub fn stood(task: &Assignment, table: &dyn StateTable, partition: u32) -> Result<(Option<Micros>, bool)> {
+    let mut time = EventTime::new(&task.stage.input.time);
+    if let Some(stored) = table.get(&watermark_key(partition))? {
+        time.decode(&stored)?;
+    }
+    Ok((time.watermark(), time.told_idle()))
+}

@@ -1,0 +1,140 @@
+//! Several processes that share a log on Kafka: they share the work, and whatever happens to any of them, every event counts once.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use headwater_test_servers::kafka::{self, Kafka};
+use serde_json::{Value, json};
+
+use crate::crash::{self, Load};
+use crate::server::Server;
+
+/// After so long without a word a process is taken for gone.
+const SESSION: Duration = Duration::from_secs(3);
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A process of a cluster with these roles.
+fn process(broker: &Kafka, prefix: &str, roles: &str) -> Server {
+    Server::new(crash::SQL)
+        .with("log.backend=kafka")
+        .with(&format!("log.brokers={}", broker.brokers))
+        .with(&format!("log.prefix={prefix}"))
+        .with(&format!("cluster.roles={roles}"))
+        .with(&format!("cluster.session={}s", SESSION.as_secs()))
+}
+
+async fn status(server: &Server) -> Value {
+    serde_json::from_str(&server.get("/v1/status").await).expect("JSON")
+}
+
+/// Which processes have tasks.
+async fn at_work(server: &Server) -> BTreeSet<String> {
+    let status = status(server).await;
+    let queries = status["queries"].as_array().expect("queries");
+    let tasks = queries
+        .iter()
+        .flat_map(|query| query["tasks"].as_array().expect("tasks"));
+    tasks
+        .filter_map(|task| task["process"].as_str().map(str::to_owned))
+        .collect()
+}
+
+async fn id(server: &Server) -> String {
+    status(server).await["process"].as_str().expect("its id").to_owned()
+}
+
+/// Waits until just these have work.
+async fn until_at_work(asked: &Server, expected: &[&str]) {
+    let expected: BTreeSet<_> = expected.iter().map(|id| (*id).to_owned()).collect();
+    let started = Instant::now();
+    while at_work(asked).await != expected {
+        assert!(
+            started.elapsed() < PATIENCE,
+            "{expected:?} and no others: {:#}\n{}",
+            status(asked).await,
+            asked.log()
+        );
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Processors come, are killed, freeze and wake up again, and leave, while events come in elsewhere.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn processors_come_and_go() {
+    let Some(broker) = tokio::task::block_in_place(kafka::shared) else {
+        return;
+    };
+    let mut first = process(broker, "shared", "processor");
+    first.start().await;
+    let mut front = process(broker, "shared", "gateway,query,sinks");
+    front.start().await;
+    let first_id = id(&first).await;
+    until_at_work(&first, &[&first_id]).await;
+    let load = Arc::new(Load::new(front.url()));
+    let clients = tokio::spawn(Arc::clone(&load).run(1));
+
+    let mut second = process(broker, "shared", "processor");
+    second.start().await;
+    let second_id = id(&second).await;
+    until_at_work(&first, &[&first_id, &second_id]).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+
+    second.kill();
+    until_at_work(&first, &[&first_id]).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    second.start().await;
+    until_at_work(&second, &[&first_id, &second_id]).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+
+    // The one that leads is frozen for longer than a session, and goes on as if nothing had been.
+    first.signal("STOP");
+    until_at_work(&second, &[&second_id]).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    first.signal("CONT");
+    until_at_work(&second, &[&first_id, &second_id]).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+
+    first.signal("TERM");
+    assert!(first.ended().await.success(), "{}", first.log());
+    until_at_work(&second, &[&second_id]).await;
+
+    load.stop.store(true, Ordering::Relaxed);
+    let sent = clients.await.expect("the clients end");
+    assert!(sent > 0, "no wave was ever acknowledged");
+    second.caught_up().await;
+    crash::check(&front, sent).await;
+}
+
+/// What a process has no role for it doesn't do, and says so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn roles_are_kept_to() {
+    let Some(broker) = tokio::task::block_in_place(kafka::shared) else {
+        return;
+    };
+    let mut gateway = process(broker, "roles", "gateway");
+    let mut query = process(broker, "roles", "query");
+    let mut processor = process(broker, "roles", "processor");
+    for server in [&mut gateway, &mut query, &mut processor] {
+        server.start().await;
+    }
+    let event = json!({"id": "1", "key": "a", "n": 1, "at": 1_700_000_000_000_u64}).to_string();
+    let path = "/v1/streams/events/events";
+    assert_eq!(gateway.post(path, event.clone()).await, (200, json!({"accepted": 1})));
+    let (status, problem) = query.post(path, event.clone()).await;
+    assert_eq!(status, 405, "{problem}");
+    let (status, problem) = processor.post(path, event).await;
+    assert_eq!(status, 404, "{problem}");
+    assert!(problem.to_string().contains("processor alone"), "{problem}");
+    let started = Instant::now();
+    let rows = "SELECT key, events FROM per_key";
+    while query.sql(rows).await != [json!({"key": "a", "events": 1})] {
+        assert!(started.elapsed() < PATIENCE, "{}", processor.log());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+
+    let statuses: Value = serde_json::from_str(&query.get("/v1/status").await).expect("JSON");
+    assert_eq!(statuses["processes"].as_array().map(Vec::len), Some(3), "{statuses:#}");
+    assert_eq!(statuses["leader"], id(&processor).await);
+}
