@@ -130,19 +130,21 @@ impl Processor {
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         let mut catalog = self.catalog.subscribe();
         let mut leads = self.part.leads.clone();
-        leads.mark_changed();
+        let mut has_led = false;
         loop {
-            if leads.has_changed().unwrap_or(false) && *leads.borrow_and_update() {
+            let leads_now = *leads.borrow_and_update();
+            if leads_now && !has_led {
                 self.remove_leftovers().await;
             }
+            has_led = leads_now;
             let snapshot = catalog.borrow_and_update().clone();
             self.reconcile(&snapshot, &stop).await;
             self.applied.send_replace(snapshot.version);
             self.part.units.send_replace(Some(self.units()));
             tokio::select! {
                 changed = catalog.changed() => if changed.is_err() { break },
-                group = self.next_built(&snapshot), if *leads.borrow() => self.swap(&snapshot, &group).await,
-                Ok(()) = leads.changed() => leads.mark_changed(),
+                group = self.next_built(&snapshot), if leads_now => self.swap(&snapshot, &group).await,
+                Ok(()) = leads.changed() => {}
                 () = stop.cancelled() => break,
             }
         }
