@@ -17,6 +17,8 @@ pub mod body;
 pub mod decompress;
 pub mod format;
 
+mod forwarded;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -70,6 +72,7 @@ impl Default for HttpOptions {
 pub fn router(door: Arc<HttpDoor>) -> Router {
     Router::new()
         .route("/v1/streams/{stream}/events", post(ingest_by_name))
+        .route("/internal/streams/{stream}/rows", post(forwarded::store))
         .with_state(door)
 }
 

@@ -15,6 +15,7 @@
 
 pub mod budget;
 pub mod error;
+pub mod forward;
 mod group;
 pub mod keys;
 mod lane;
@@ -46,7 +47,8 @@ use tokio::sync::oneshot;
 
 use crate::ingest::budget::{Budget, Reservation};
 use crate::ingest::error::IngestError;
-use crate::ingest::group::Reply;
+use crate::ingest::forward::Forward;
+use crate::ingest::group::{Reply, Sender};
 use crate::ingest::lane::{Job, OpenLane, Payload};
 
 /// The bounds of the pipeline.
@@ -107,6 +109,8 @@ struct Shared {
     budget: Arc<Budget>,
     /// Recent idempotency keys.
     key_caches: Room,
+    /// The way to the other gateways, where there can be any.
+    forward: Option<Arc<dyn Forward>>,
 }
 
 /// A body as a door hands it over.
@@ -144,6 +148,7 @@ impl Ingest {
         catalog: Arc<Catalog>,
         clock: Arc<dyn Clock>,
         ids: Arc<Ids>,
+        forward: Option<Arc<dyn Forward>>,
     ) -> io::Result<Arc<Self>> {
         let runtime = Builder::new_multi_thread()
             .worker_threads(options.threads.max(1))
@@ -159,6 +164,7 @@ impl Ingest {
             clock,
             ids,
             budget,
+            forward,
         });
         let lanes = Arc::new(Lanes::default());
         runtime.spawn(follow(Arc::clone(&shared), Arc::clone(&lanes)));
@@ -226,6 +232,38 @@ impl Ingest {
         stored.inspect_err(|error| report(stream, error))
     }
 
+    /// Stores rows that another gateway has decoded for this definition of the stream; which of them are new.
+    ///
+    /// # Errors
+    /// None of the rows was stored.
+    pub(crate) async fn store_forwarded(
+        &self,
+        stream: &str,
+        id: u64,
+        rows: RecordBatch,
+        reservation: Reservation,
+    ) -> Result<Vec<bool>, IngestError> {
+        let lane = self.lane(stream)?;
+        let fits = *rows.schema() == *lane.lane.stream.schema.arrow();
+        if lane.lane.definition.id != id || !fits {
+            return Err(IngestError::Gone);
+        }
+        let (sender, answer) = oneshot::channel();
+        let job = Job {
+            bytes: rows.get_array_memory_size(),
+            payload: Payload::Forwarded(rows),
+            reply: Reply {
+                sender: Sender::Gateway(sender),
+                reservation,
+            },
+        };
+        let Some(runtime) = &self.runtime else {
+            return Err(IngestError::Gone);
+        };
+        lane.take(job, runtime.handle())?;
+        answer.await.unwrap_or(Err(IngestError::Gone))
+    }
+
     /// Reserves room for a body that a door is about to read; it may grow.
     pub fn reserve(&self, bytes: usize) -> Result<Reservation, IngestError> {
         self.shared.budget.reserve(bytes)
@@ -258,7 +296,10 @@ impl Ingest {
     ) -> Result<Accepted, IngestError> {
         let started = self.shared.clock.elapsed();
         let (sender, answer) = oneshot::channel();
-        let reply = Reply { sender, reservation };
+        let reply = Reply {
+            sender: Sender::Client(sender),
+            reservation,
+        };
         let job = Job { payload, bytes, reply };
         let Some(runtime) = &self.runtime else {
             return Err(IngestError::Gone);

@@ -9,6 +9,7 @@
 //! work, until they have heard of each other; what they commit meanwhile the log lets one of them commit only.
 
 pub mod balance;
+pub mod forward;
 pub mod roles;
 
 mod register;
@@ -18,6 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use headwater_event::clock::{Clock, Micros};
+use headwater_gateway::ingest::forward::Forward;
 use headwater_log::error::{Kind, Result};
 use headwater_log::topic::Cleanup;
 use headwater_log::work::Work;
@@ -50,7 +52,7 @@ pub struct Process {
     pub id: Arc<str>,
     pub roles: Roles,
     pub started: Micros,
-    /// Where it listens.
+    /// Where others reach its HTTP door: a host and a port.
     pub http: Option<String>,
     pub version: String,
 }
@@ -67,6 +69,8 @@ pub enum Intake {
 pub struct Part {
     pub roles: Roles,
     pub intake: Intake,
+    /// The way to other gateways.
+    pub forward: Option<Arc<dyn Forward>>,
     pub work: Work,
     /// Whether it is this process that deletes what is dropped, and puts in place what was built.
     pub leads: watch::Receiver<bool>,
@@ -109,6 +113,7 @@ impl Part {
         Self {
             roles: Roles::all(),
             intake,
+            forward: None,
             work: Work::all(),
             leads: watch::channel(true).1,
             units: watch::Sender::default(),
@@ -136,6 +141,7 @@ impl Cluster {
         let part = Part {
             roles: me.roles.clone(),
             intake: Intake::Open,
+            forward: None,
             work: Work::shared(owners),
             leads: is_leader,
             units,
@@ -151,6 +157,13 @@ impl Cluster {
             units: to_give_out,
         };
         (Arc::new(cluster), part)
+    }
+
+    /// Where the process is that does an owner's work, if that is another one.
+    pub fn address_of(&self, owner: &str) -> Option<String> {
+        let view = self.view.borrow();
+        let process = view.owners.get(owner).filter(|process| **process != self.me.id)?;
+        view.processes.get(process)?.http.clone()
     }
 
     /// Who is there and who does what, as this process has heard.

@@ -87,6 +87,8 @@ pub struct LogConfig {
 pub struct ClusterConfig {
     /// What this process does of what there is to do.
     pub roles: Roles,
+    /// Where other processes reach its HTTP door, as a host and a port; `None` is where it listens.
+    pub address: Option<String>,
     /// A process that the others have not heard of for so long is taken for gone.
     pub session: Duration,
 }
@@ -188,6 +190,7 @@ impl Default for Config {
             },
             cluster: ClusterConfig {
                 roles: Roles::all(),
+                address: None,
                 session: Duration::from_secs(10),
             },
             files: FilesConfig { directory: None },

@@ -35,6 +35,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use crate::cluster::forward::OverHttp;
 use crate::cluster::roles::Role;
 use crate::cluster::{Cluster, Intake, Part, Process};
 use crate::config::{Config, memory};
@@ -143,6 +144,7 @@ impl Core {
         let sources = Sources::new(config.engine.threads, shared.clone()).map_err(StartError::Threads)?;
         let sinks = Sinks::new(config.engine.threads, shared).map_err(StartError::Threads)?;
 
+        let forward = part.forward.clone();
         let processor = Processor::new(
             Arc::clone(&catalog),
             Arc::clone(&log),
@@ -167,6 +169,7 @@ impl Core {
             Arc::clone(&catalog),
             Arc::clone(&clock),
             Arc::clone(&ids),
+            forward,
         );
         let ingest = ingest.map_err(StartError::Threads)?;
 
@@ -282,11 +285,17 @@ impl Instance {
                     id: id.into(),
                     roles: config.cluster.roles.clone(),
                     started: clock.now(),
-                    http: address_of(&http).map(|address| address.to_string()),
+                    http: config
+                        .cluster
+                        .address
+                        .clone()
+                        .or_else(|| address_of(&http).map(reachable)),
                     version: env!("CARGO_PKG_VERSION").to_owned(),
                 };
                 let session = config.cluster.session;
-                let (cluster, part) = Cluster::new(me, session, storage.log(), Arc::clone(&clock));
+                let (cluster, mut part) = Cluster::new(me, session, storage.log(), Arc::clone(&clock));
+                let forward = OverHttp::new(Arc::clone(&cluster), part.work.clone());
+                part.forward = Some(Arc::new(forward.map_err(|error| StartError::Parts(error.to_string()))?));
                 (Some(cluster), part)
             }
             None => (None, Part::alone(Intake::Open)),
@@ -419,6 +428,15 @@ async fn listen(key: &'static str, address: Option<SocketAddr>) -> Result<Option
 
 fn address_of(listener: &Option<TcpListener>) -> Option<SocketAddr> {
     listener.as_ref()?.local_addr().ok()
+}
+
+/// How other machines may reach an address here.
+fn reachable(address: SocketAddr) -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname");
+    match (address.ip().is_unspecified(), host) {
+        (true, Ok(host)) => format!("{}:{}", host.trim(), address.port()),
+        _ => address.to_string(),
+    }
 }
 
 fn listen_failure(error: &io::Error) -> String {

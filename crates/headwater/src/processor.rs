@@ -170,6 +170,17 @@ impl Processor {
                 Query::Sink => add(delivery::owner(&active.definition), Role::Sinks),
                 Query::None | Query::Failed(_) => {}
             }
+            let keyed = active
+                .definition
+                .stream()
+                .is_some_and(|stream| stream.idempotency.is_some());
+            if keyed {
+                let owner = keys::owner(&active.definition.topic()).into();
+                units.push(Unit {
+                    owner,
+                    role: Role::Gateway,
+                });
+            }
         }
         units.into()
     }

@@ -16,8 +16,15 @@ use crate::ingest::error::IngestError;
 
 /// Where the answer to a request goes. Holds the request's part of the budget until then.
 pub(super) struct Reply {
-    pub(super) sender: oneshot::Sender<Result<Accepted, IngestError>>,
+    pub(super) sender: Sender,
     pub(super) reservation: Reservation,
+}
+
+/// Who waits for the answer.
+pub(super) enum Sender {
+    Client(oneshot::Sender<Result<Accepted, IngestError>>),
+    /// Another gateway, which wants to know it of each row.
+    Gateway(oneshot::Sender<Result<Vec<bool>, IngestError>>),
 }
 
 /// One request of a group.
@@ -41,10 +48,13 @@ pub(super) struct Group {
 }
 
 impl Reply {
-    pub(super) fn send(self, answer: Result<Accepted, IngestError>) {
+    pub(super) fn refuse(self, error: IngestError) {
         drop(self.reservation);
         // Nobody listens any more when the client has gone away.
-        let _ = self.sender.send(answer);
+        match self.sender {
+            Sender::Client(client) => drop(client.send(Err(error))),
+            Sender::Gateway(gateway) => drop(gateway.send(Err(error))),
+        }
     }
 }
 
@@ -88,6 +98,12 @@ impl Group {
         }
     }
 
+    /// Whether any of it has come by another gateway: it goes no further.
+    pub(super) fn is_forwarded(&self) -> bool {
+        let is_of_gateway = |part: &Part| matches!(part.reply.sender, Sender::Gateway(_));
+        self.parts.iter().any(is_of_gateway)
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.rows.num_rows() == 0 && self.letters.is_empty()
     }
@@ -123,19 +139,28 @@ impl Group {
         for part in self.parts {
             let own = row..row + part.rows;
             row = own.end;
-            let duplicates = fresh.map_or(0, |fresh| fresh[own].iter().filter(|&&fresh| !fresh).count());
-            part.reply.send(Ok(Accepted {
-                accepted: part.rows - duplicates,
-                duplicates,
-                rejected: part.rejected,
-                failures: part.failures,
-            }));
+            let fresh = fresh.map(|fresh| &fresh[own]);
+            let duplicates = fresh.map_or(0, |fresh| fresh.iter().filter(|&&fresh| !fresh).count());
+            drop(part.reply.reservation);
+            // Nobody listens any more when the client has gone away.
+            match part.reply.sender {
+                Sender::Client(client) => drop(client.send(Ok(Accepted {
+                    accepted: part.rows - duplicates,
+                    duplicates,
+                    rejected: part.rejected,
+                    failures: part.failures,
+                }))),
+                Sender::Gateway(gateway) => {
+                    let fresh = fresh.map_or_else(|| vec![true; part.rows], <[bool]>::to_vec);
+                    drop(gateway.send(Ok(fresh)));
+                }
+            }
         }
     }
 
     pub(super) fn refuse(self, error: &IngestError) {
         for part in self.parts {
-            part.reply.send(Err(error.clone()));
+            part.reply.refuse(error.clone());
         }
     }
 }

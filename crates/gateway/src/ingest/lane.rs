@@ -49,6 +49,8 @@ pub(super) enum Payload {
         source: Box<str>,
     },
     Rows(RecordBatch),
+    /// By another gateway, which has fitted them to the stream.
+    Forwarded(RecordBatch),
 }
 
 /// The near end of a lane. The lane closes when it is dropped.
@@ -158,7 +160,7 @@ impl Lane {
             };
             let decoded = decoder.decode(&body, format, on_error, now);
             if decoded.rejected {
-                job.reply.send(Err(IngestError::of_rejected(decoded, on_error)));
+                job.reply.refuse(IngestError::of_rejected(decoded, on_error));
                 continue;
             }
             letters::write(&mut letters, self, &body, &decoded.failures, &source, now);
@@ -202,12 +204,29 @@ impl Lane {
                 now,
             }),
             Err(failure) => {
-                reply.send(Err(IngestError::Invalid {
+                reply.refuse(IngestError::Invalid {
                     failures: vec![*failure],
                     failed: 1,
-                }));
+                });
                 None
             }
+        }
+    }
+
+    /// What another gateway has decoded, checked, and found to be in time.
+    fn forwarded(&self, rows: RecordBatch, reply: Reply) -> Group {
+        let part = Part {
+            reply,
+            source: Box::default(),
+            rows: rows.num_rows(),
+            rejected: 0,
+            failures: Vec::new(),
+        };
+        Group {
+            rows,
+            parts: vec![part],
+            letters: Vec::new(),
+            now: self.shared.clock.now(),
         }
     }
 
@@ -296,6 +315,7 @@ async fn decode_large(lane: Arc<Lane>, job: Job, store: Arc<Store>) {
     let body_bytes = job.bytes;
     let group = match job.payload {
         Payload::Rows(ref rows) => lane.conform(rows, job.reply),
+        Payload::Forwarded(rows) => Some(lane.forwarded(rows, job.reply)),
         Payload::Body { .. } => lane.decode(&mut VecDeque::from([job])),
     };
     let Some(mut group) = group else { return };

@@ -16,7 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::ingest::error::IngestError;
 use crate::ingest::group::Group;
-use crate::ingest::keys::{Keys, KeysOptions, Screened};
+use crate::ingest::keys::{self, Keys, KeysOptions, Screened};
 use crate::ingest::lane::Lane;
 
 /// As many groups wait for a commit, and share it.
@@ -162,6 +162,11 @@ async fn commit_new(
     group: Option<&Group>,
 ) -> Result<Screened, IngestError> {
     let shared = &lane.shared;
+    if let Some(screened) = elsewhere(lane, group).await? {
+        // Whoever has the keys writes new ones: those that are known here are outdated.
+        *opened = None;
+        return Ok(screened);
+    }
     let now = group.map_or_else(|| shared.clock.now(), |group| group.now);
     if opened.is_none() {
         let log = &*shared.log;
@@ -192,6 +197,33 @@ async fn commit_new(
     shared.log.commit(&keys.claim, commit).await?;
     keys.remember(&screened.keys, now);
     Ok(screened)
+}
+
+/// Has a group stored by the gateway that has the stream's keys, if that is another one. Its dead letters after it: if they can't be, the
+/// client sends it all again.
+async fn elsewhere(lane: &Lane, group: Option<&Group>) -> Result<Option<Screened>, IngestError> {
+    let Some(forward) = &lane.shared.forward else {
+        return Ok(None);
+    };
+    let owner = keys::owner(&lane.topic);
+    if forward.is_here(&owner) || group.is_some_and(Group::is_forwarded) {
+        return Ok(None);
+    }
+    // Sweeping is for the one that has the keys.
+    let Some(group) = group else {
+        return Ok(Some(Screened::default()));
+    };
+    let mut screened = Screened::default();
+    if group.rows.num_rows() > 0 {
+        match forward.store(&owner, &lane.definition, &group.rows).await {
+            Some(fresh) => screened.fresh = fresh?,
+            None => return Ok(None),
+        }
+    }
+    if let Some(letters) = letters(lane, group)? {
+        lane.shared.log.append(vec![letters]).await?;
+    }
+    Ok(Some(screened))
 }
 
 fn keys_options(lane: &Lane) -> KeysOptions {
@@ -227,18 +259,24 @@ fn produced(lane: &Lane, rows: &RecordBatch, group: &Group) -> Result<Vec<Produc
         };
         batches.append(&mut produced.in_batches()?);
     }
-    if !group.letters.is_empty() {
-        let snapshot = lane.shared.catalog.snapshot();
-        let Some(definition) = snapshot.get(DEAD_LETTERS) else {
-            return Err(IngestError::Internal(format!("there is no stream '{DEAD_LETTERS}'")));
-        };
-        batches.push(Produced {
-            partition: TopicPartition::new(definition.topic(), 0),
-            rows: dead_letter::batch(&group.letters),
-            progress: None,
-        });
-    }
+    batches.extend(letters(lane, group)?);
     Ok(batches)
+}
+
+/// The group's dead letters, if it has any.
+fn letters(lane: &Lane, group: &Group) -> Result<Option<Produced>, IngestError> {
+    if group.letters.is_empty() {
+        return Ok(None);
+    }
+    let snapshot = lane.shared.catalog.snapshot();
+    let Some(definition) = snapshot.get(DEAD_LETTERS) else {
+        return Err(IngestError::Internal(format!("there is no stream '{DEAD_LETTERS}'")));
+    };
+    Ok(Some(Produced {
+        partition: TopicPartition::new(definition.topic(), 0),
+        rows: dead_letter::batch(&group.letters),
+        progress: None,
+    }))
 }
 
 fn by_partition(lane: &Lane, rows: &RecordBatch) -> Result<Vec<(u32, RecordBatch)>, arrow::error::ArrowError> {

@@ -72,6 +72,7 @@ impl Fixture {
             Arc::clone(&catalog),
             clock.clone(),
             ids.clone(),
+            None,
         )
         .unwrap();
         Self {
@@ -92,6 +93,7 @@ impl Fixture {
             Arc::clone(&self.catalog),
             self.clock.clone(),
             self.ids.clone(),
+            None,
         )
         .unwrap()
     }

@@ -22,7 +22,7 @@ pub type Owners = BTreeMap<Arc<str>, Arc<str>>;
 /// process has least of go there. Work that nobody can do is left out.
 pub fn balance(units: &[Unit], processes: &[Process], before: &Owners) -> Owners {
     let mut owners = Owners::new();
-    for role in [Role::Processor, Role::Sinks] {
+    for role in [Role::Gateway, Role::Processor, Role::Sinks] {
         let of_role: Vec<_> = units.iter().filter(|unit| unit.role == role).collect();
         let mut able: Vec<_> = processes.iter().filter(|process| process.roles.has(role)).collect();
         // In an order of their own, so that work stays where it is when one joins.

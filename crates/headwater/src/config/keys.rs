@@ -183,6 +183,14 @@ pub const KEYS: &[Key] = &[
         },
     },
     Key {
+        name: "cluster.address",
+        about: "'host:port' where other processes reach this one's HTTP door; http.listen unless given",
+        set: |config, text| {
+            config.cluster.address = Some(brokers(text)?.join(","));
+            Ok(())
+        },
+    },
+    Key {
         name: "cluster.session",
         about: "a process that the others have not heard of for so long is taken for gone",
         set: |config, text| {

@@ -138,3 +138,64 @@ async fn roles_are_kept_to() {
     assert_eq!(statuses["processes"].as_array().map(Vec::len), Some(3), "{statuses:#}");
     assert_eq!(statuses["leader"], id(&processor).await);
 }
+
+/// An event that is sent to several gateways, at once and again after one of them is gone, is there once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_holds_at_every_gateway() {
+    const REQUESTS: u64 = 40;
+    const EVENTS: u64 = 25;
+    let Some(broker) = tokio::task::block_in_place(kafka::shared) else {
+        return;
+    };
+    let mut processor = process(broker, "keys", "processor,query");
+    processor.start().await;
+    let mut gateways = [process(broker, "keys", "gateway"), process(broker, "keys", "gateway")];
+    for gateway in &mut gateways {
+        gateway.start().await;
+    }
+    let path = "/v1/streams/events/events";
+    let started = Instant::now();
+    for request in 0..REQUESTS {
+        let event = |n: u64| json!({"id": format!("{n}"), "key": "k", "n": n, "at": 1_700_000_000_000 + n});
+        let body = json!(
+            (request * EVENTS..(request + 1) * EVENTS)
+                .map(event)
+                .collect::<Vec<_>>()
+        )
+        .to_string();
+        let [first, second] = &gateways;
+        let (first, second) = tokio::join!(accepted(first, path, &body), accepted(second, path, &body));
+        let count = |answer: &Value| (answer["accepted"].as_u64(), answer["duplicates"].as_u64().unwrap_or(0));
+        let mut counts = [count(&first), count(&second)];
+        counts.sort_unstable();
+        assert_eq!(counts, [(Some(0), EVENTS), (Some(EVENTS), 0)]);
+    }
+    println!("{:?} for a request to both", started.elapsed() / REQUESTS as u32);
+    // What a client does that got no answer.
+    gateways[0].kill();
+    let again = json!([{"id": "7", "key": "k", "n": 7, "at": 1_700_000_000_007_u64}]).to_string();
+    let answer = accepted(&gateways[1], path, &again).await;
+    assert_eq!(answer["duplicates"].as_u64(), Some(1), "{answer}");
+    processor.caught_up().await;
+    let sent = REQUESTS * EVENTS;
+    assert_eq!(
+        processor.sql("SELECT sum(events) AS n FROM per_key").await,
+        [json!({"n": sent})]
+    );
+}
+
+/// Sends events until they are taken, as a client does.
+async fn accepted(server: &Server, path: &str, body: &str) -> Value {
+    let started = Instant::now();
+    loop {
+        let (status, answer) = server.post(path, body.to_owned()).await;
+        match status {
+            200 => return answer,
+            429 | 503 if started.elapsed() < PATIENCE => {
+                println!("{status} {answer}");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            _ => panic!("{status} {answer}\n{}", server.log()),
+        }
+    }
+}

@@ -68,7 +68,7 @@ impl World {
             ..IngestOptions::default()
         };
         let (in_log, in_catalog) = (Arc::clone(&log), Arc::clone(&catalog));
-        let ingest = Ingest::new(options, in_log, in_catalog, Arc::clone(&clock), Arc::clone(&ids)).unwrap();
+        let ingest = Ingest::new(options, in_log, in_catalog, Arc::clone(&clock), Arc::clone(&ids), None).unwrap();
         let shared = headwater_connect::shared::Shared {
             log: Arc::clone(&log),
             clock: Arc::clone(&clock),

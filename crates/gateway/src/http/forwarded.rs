@@ -1,0 +1,39 @@
+//! `POST /internal/streams/{stream}/rows?id=…`: rows that another gateway of the same cluster has decoded and checked, of a stream whose
+//! idempotency keys are here ([`crate::ingest::forward`]). The answer is a byte for each row, 1 where it was stored and 0 where it
+//! had been stored before.
+
+use std::sync::Arc;
+
+use axum::extract::{Path, Query, Request, State};
+use axum::response::{IntoResponse, Response};
+use headwater_problem::{Problem, ProblemKind};
+use serde::Deserialize;
+
+use crate::http::{HttpDoor, body};
+use crate::ingest::forward;
+
+#[derive(Deserialize)]
+pub struct Of {
+    /// The definition that the rows were made for.
+    id: u64,
+}
+
+pub async fn store(
+    State(door): State<Arc<HttpDoor>>,
+    Path(stream): Path<String>,
+    Query(of): Query<Of>,
+    request: Request,
+) -> Response {
+    match take(&door, &stream, of.id, request).await {
+        Ok(fresh) => fresh.into_iter().map(u8::from).collect::<Vec<u8>>().into_response(),
+        Err(problem) => problem.into_response(),
+    }
+}
+
+async fn take(door: &HttpDoor, stream: &str, id: u64, request: Request) -> Result<Vec<bool>, Problem> {
+    let (head, body) = request.into_parts();
+    let (bytes, reservation) = body::read(door, &head.headers, body).await?;
+    let rows = forward::decode(&bytes)
+        .map_err(|error| Problem::new(ProblemKind::InvalidBody, format!("no rows of another gateway: {error}")))?;
+    Ok(door.ingest.store_forwarded(stream, id, rows, reservation).await?)
+}
