@@ -5,7 +5,7 @@ CARGO ?= cargo
 PYTHON_ENV := target/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build test services check format lint unmerged deny python kafka bench soak fuzz
+.PHONY: help demo build test services check format lint unmerged deny python kafka bench soak chaos fuzz
 
 help: ## Lists the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,10 @@ deny: ## Licences and advisories of the dependencies (needs cargo-deny)
 soak: build ## Kills and restarts the server under load for hours (SOAK_ROUNDS, default 2000)
 	@HEADWATER_CRASH_ROUNDS=$${SOAK_ROUNDS:-2000} HEADWATER_CRASH_SEED=$${HEADWATER_CRASH_SEED:-$$(date +%s)} HEADWATER_BIN=$(CURDIR)/target/release/headwater \
 		$(CARGO) test --locked -p headwater --test it -- --nocapture crash::
+
+chaos: build kafka servers ## Kills and freezes processes, brokers and the database of a cluster under load (CHAOS_SECONDS, default 600)
+	@HEADWATER_CHAOS_SECONDS=$${CHAOS_SECONDS:-600} HEADWATER_CHAOS_SEED=$${HEADWATER_CHAOS_SEED:-$$(date +%s)} HEADWATER_BIN=$(CURDIR)/target/release/headwater \
+		$(CARGO) test --locked --workspace --test it -- chaos:: --nocapture
 
 fuzz: toolchain ## Fuzzes FUZZ_TARGET (default json) for FUZZ_SECONDS (default 600); needs nightly Rust and cargo-fuzz
 	@$(CARGO) +nightly fuzz run $${FUZZ_TARGET:-json} -- -max_total_time=$${FUZZ_SECONDS:-600}

@@ -193,10 +193,10 @@ async fn a_broker_that_is_killed_comes_back_with_everything() {
     let claim = log.claim("task").await.unwrap();
     log.commit(&claim, commit(1)).await.unwrap();
     log.append(vec![numbers(1, 0..10)]).await.unwrap();
-    broker.kill();
+    broker.kill(0);
     let (waiting, going_on) = (log.clone(), log.clone());
     let append = tokio::spawn(async move { waiting.append(vec![numbers(1, 10..20)]).await });
-    tokio::task::block_in_place(|| broker.run());
+    tokio::task::block_in_place(|| broker.run(0));
     let appended = append.await.unwrap().is_ok();
     // The claim may have been lost: whoever has the work takes it up again, as the engine does.
     let mut claim = claim;

@@ -1,4 +1,4 @@
-//! Apache Kafka, one broker that is its own controller.
+//! Apache Kafka: one broker that is its own controller, or several.
 
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
@@ -16,17 +16,30 @@ const JAVA_OPTIONS: [&str; 4] = [
     "-XX:TieredStopAtLevel=1",
 ];
 
-/// A running broker.
+/// A running cluster.
 #[derive(Debug)]
 pub struct Kafka {
-    /// `host:port`.
+    /// `host:port` of each, with commas.
     pub brokers: String,
-    /// The same broker where it asks for TLS and a user.
+    /// The first broker, where it asks for TLS and a user.
     pub secured: Secured,
+    nodes: Vec<Node>,
+}
+
+/// A broker that is a controller as well.
+#[derive(Debug)]
+struct Node {
     folder: PathBuf,
     properties: PathBuf,
-    port: u16,
+    ports: Ports,
     child: Option<Child>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Ports {
+    plain: u16,
+    secured: u16,
+    controller: u16,
 }
 
 /// How to get in where the broker asks who it is. PLAIN and SCRAM-SHA-512 are there.
@@ -64,20 +77,67 @@ impl Kafka {
     ///
     /// It ends with the thread that calls this.
     pub fn start() -> Option<Self> {
+        Self::start_many(1)
+    }
+
+    /// Starts as many brokers, each with a copy of everything if there are up to three.
+    pub fn start_many(count: usize) -> Option<Self> {
         if !libraries().is_dir() {
             missing("Kafka", "`make kafka` fetches it");
             return None;
         }
         find("java", &[])?;
         forget_the_dead();
+        let all: Vec<_> = (0..count).map(|_| Ports::free()).collect();
+        let mut nodes: Vec<_> = (0..count).map(|number| Node::new(number, &all)).collect();
+        let brokers: Vec<_> = all.iter().map(|ports| format!("127.0.0.1:{}", ports.plain)).collect();
+        // Of several, none is up before most are there.
+        nodes.iter_mut().for_each(Node::spawn);
+        nodes.iter().for_each(Node::wait);
+        Some(Self {
+            brokers: brokers.join(","),
+            secured: Secured {
+                brokers: format!("localhost:{}", all[0].secured),
+                ca: nodes[0].folder.join("ca.pem"),
+                user: USER,
+                password: PASSWORD,
+            },
+            nodes,
+        })
+    }
+
+    /// Starts a broker's process, on the data that is there.
+    pub fn run(&mut self, broker: usize) {
+        self.nodes[broker].spawn();
+        self.nodes[broker].wait();
+    }
+
+    /// Ends a broker's process as `kill -9` does.
+    pub fn kill(&mut self, broker: usize) {
+        self.nodes[broker].kill();
+    }
+}
+
+impl Ports {
+    fn free() -> Self {
+        let [plain, secured, controller] = [(); 3].map(|()| free_port());
+        Self {
+            plain,
+            secured,
+            controller,
+        }
+    }
+}
+
+impl Node {
+    /// Makes its folder.
+    fn new(number: usize, all: &[Ports]) -> Self {
         let prefix = format!("{FOLDER}{}-", std::process::id());
         let folder = tempfile::Builder::new().prefix(&prefix).tempdir();
         let folder = folder.expect("a temporary folder").keep();
-        let [port, controller, secured] = [(); 3].map(|()| free_port());
-        let ca = certificate(&folder);
+        certificate(&folder);
         let properties = folder.join("server.properties");
-        std::fs::write(&properties, configuration(&folder, port, controller, secured))
-            .expect("a file in a temporary folder");
+        std::fs::write(&properties, configuration(&folder, number, all)).expect("a file in a temporary folder");
         let formatted = java_command(&folder)
             .args([
                 "kafka.tools.StorageTool",
@@ -96,27 +156,16 @@ impl Kafka {
             "{}",
             String::from_utf8_lossy(&formatted.stderr)
         );
-        let mut broker = Self {
-            brokers: format!("127.0.0.1:{port}"),
-            secured: Secured {
-                brokers: format!("localhost:{secured}"),
-                ca,
-                user: USER,
-                password: PASSWORD,
-            },
+        Self {
             folder,
             properties,
-            port,
+            ports: all[number],
             child: None,
-        };
-        broker.run();
-        Some(broker)
+        }
     }
 
-    /// Starts the process, on the data that is there.
-    pub fn run(&mut self) {
-        let log = self.folder.join("output.log");
-        let output = std::fs::File::create(&log).expect("a file in a temporary folder");
+    fn spawn(&mut self) {
+        let output = std::fs::File::create(self.log()).expect("a file in a temporary folder");
         let java = java_command(&self.folder);
         let mut command = Command::new("setpriv");
         command
@@ -130,28 +179,35 @@ impl Kafka {
             .stdout(output.try_clone().expect("the log file"))
             .stderr(output);
         self.child = Some(command.spawn().expect("java starts"));
+    }
+
+    /// Waits until it listens.
+    fn wait(&self) {
         let begun = Instant::now();
-        while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
+        while TcpStream::connect(("127.0.0.1", self.ports.plain)).is_err() {
             assert!(
                 begun.elapsed() < PATIENCE,
                 "Kafka doesn't come up, see {}",
-                log.display()
+                self.log().display()
             );
             std::thread::sleep(Duration::from_millis(20));
         }
     }
 
-    /// Ends the process as `kill -9` does.
-    pub fn kill(&mut self) {
+    fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             // It may have ended by itself.
             let _ = child.kill();
             let _ = child.wait();
         }
     }
+
+    fn log(&self) -> PathBuf {
+        self.folder.join("output.log")
+    }
 }
 
-impl Drop for Kafka {
+impl Drop for Node {
     fn drop(&mut self) {
         self.kill();
         let _ = std::fs::remove_dir_all(&self.folder);
@@ -190,8 +246,8 @@ fn java_command(folder: &Path) -> Command {
     command
 }
 
-/// Makes the broker's key and certificate; the answer is the file of the certificate.
-fn certificate(folder: &Path) -> PathBuf {
+/// Makes the broker's key, and its certificate in `ca.pem`.
+fn certificate(folder: &Path) {
     let keytool = |arguments: &[&str]| {
         let mut command = Command::new("keytool");
         let common = [
@@ -211,15 +267,25 @@ fn certificate(folder: &Path) -> PathBuf {
     let name = ["-dname", "CN=localhost", "-ext", "SAN=dns:localhost,ip:127.0.0.1"];
     keytool(&[&["-genkeypair", "-keyalg", "EC", "-validity", "3650"][..], &name].concat());
     keytool(&["-exportcert", "-rfc", "-file", "ca.pem"]);
-    folder.join("ca.pem")
 }
 
-fn configuration(folder: &Path, port: u16, controller: u16, secured: u16) -> String {
+fn configuration(folder: &Path, number: usize, all: &[Ports]) -> String {
     let (data, keys) = (folder.join("data"), folder.join("broker.p12"));
+    let Ports {
+        plain: port,
+        secured,
+        controller,
+    } = all[number];
+    let node = number + 1;
+    let voter = |(number, ports): (usize, &Ports)| format!("{}@127.0.0.1:{}", number + 1, ports.controller);
+    let voters: Vec<_> = all.iter().enumerate().map(voter).collect();
+    let voters = voters.join(",");
+    let copies = all.len().min(3);
+    let in_step = copies.div_ceil(2);
     format!(
         "process.roles=broker,controller
-node.id=1
-controller.quorum.voters=1@127.0.0.1:{controller}
+node.id={node}
+controller.quorum.voters={voters}
 listeners=PLAINTEXT://127.0.0.1:{port},SASL_SSL://127.0.0.1:{secured},CONTROLLER://127.0.0.1:{controller}
 advertised.listeners=PLAINTEXT://127.0.0.1:{port},SASL_SSL://localhost:{secured}
 listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL,CONTROLLER:PLAINTEXT
@@ -234,10 +300,12 @@ controller.listener.names=CONTROLLER
 inter.broker.listener.name=PLAINTEXT
 log.dirs={}
 auto.create.topics.enable=false
-offsets.topic.replication.factor=1
+default.replication.factor={copies}
+min.insync.replicas={in_step}
+offsets.topic.replication.factor={copies}
 offsets.topic.num.partitions=4
-transaction.state.log.replication.factor=1
-transaction.state.log.min.isr=1
+transaction.state.log.replication.factor={copies}
+transaction.state.log.min.isr={in_step}
 transaction.state.log.num.partitions=4
 group.initial.rebalance.delay.ms=0
 num.network.threads=2

@@ -187,15 +187,20 @@ async fn check_windows(server: &Server, batch: &str, streamed: &str) {
 
 /// Clients that send waves of events until they are told to stop.
 pub struct Load {
-    url: String,
+    urls: Vec<String>,
     pub stop: AtomicBool,
     acknowledged: AtomicU64,
 }
 
 impl Load {
     pub fn new(url: String) -> Self {
+        Self::over(vec![url])
+    }
+
+    /// Each request goes to any of these, and when it fails to any of them again.
+    pub fn over(urls: Vec<String>) -> Self {
         Self {
-            url,
+            urls,
             stop: AtomicBool::new(false),
             acknowledged: AtomicU64::new(0),
         }
@@ -226,7 +231,8 @@ impl Load {
             let next = (from + random.random_range(1..=REQUEST_EVENTS_MAX)).min(to);
             let body: Vec<_> = (from..next).map(event).collect();
             loop {
-                let url = format!("{}/v1/streams/events/events", self.url);
+                let url = &self.urls[random.random_range(0..self.urls.len())];
+                let url = format!("{url}/v1/streams/events/events");
                 let request = client.post(url).json(&body).timeout(Duration::from_secs(5));
                 match request.send().await {
                     Ok(answer) if answer.status().is_success() => break,
@@ -265,7 +271,7 @@ fn text<'a>(row: &'a Value, column: &str) -> &'a str {
         .unwrap_or_else(|| panic!("no text '{column}' in {row}"))
 }
 
-fn from_env(name: &str) -> Option<u64> {
+pub fn from_env(name: &str) -> Option<u64> {
     let value = std::env::var(name).ok()?;
     Some(
         value
