@@ -5,7 +5,7 @@ CARGO ?= cargo
 PYTHON_ENV := target/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build test services check format lint unmerged deny python kafka bench soak chaos fuzz
+.PHONY: help demo build test spread services check format lint unmerged deny python kafka bench soak chaos fuzz
 
 help: ## Lists the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,6 +18,9 @@ build: toolchain ## Builds the release binary, target/release/headwater
 
 test: toolchain python kafka servers ## Runs all tests, with the servers that they need
 	@PATH="$(CURDIR)/$(PYTHON_ENV)/bin:$$PATH" $(CARGO) test --workspace --locked --no-fail-fast
+
+spread: build kafka servers ## Starts the clickstream example as six processes on Kafka, with PostgreSQL and Redis
+	@examples/clickstream/spread/start
 
 services: toolchain servers kafka ## Starts Kafka, PostgreSQL and Redis as the tests do, for trials by hand
 	@$(CARGO) run --locked --quiet -p headwater-test-servers

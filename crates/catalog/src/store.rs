@@ -79,14 +79,18 @@ impl Catalog {
     /// [`Error::Conflict`] if the catalog is no longer at `expected_version`.
     pub async fn apply(&self, expected_version: u64, changes: Vec<Change>) -> Result<u64, Error> {
         let _changing = self.changing.lock().await;
-        let claim = self.log.claim(OWNER).await?;
+        let claim = match self.log.claim(OWNER).await {
+            Ok(claim) => claim,
+            // Somebody else wants to change it in the same moment.
+            Err(LogError::Fenced { .. } | LogError::ClaimLost { .. }) => {
+                return Err(self.conflict(expected_version).await?);
+            }
+            Err(error) => return Err(error.into()),
+        };
         self.catch_up().await?;
         let now = self.snapshot();
         if now.version != expected_version {
-            return Err(Error::Conflict {
-                expected: expected_version,
-                found: now.version,
-            });
+            return Err(self.conflict(expected_version).await?);
         }
         if changes.is_empty() {
             return Ok(now.version);
@@ -102,17 +106,19 @@ impl Catalog {
         };
         match self.log.commit(&claim, commit).await {
             Ok(_) => {}
-            Err(LogError::Fenced { .. }) => {
-                self.catch_up().await?;
-                return Err(Error::Conflict {
-                    expected: expected_version,
-                    found: self.snapshot().version,
-                });
+            Err(LogError::Fenced { .. } | LogError::ClaimLost { .. }) => {
+                return Err(self.conflict(expected_version).await?);
             }
             Err(error) => return Err(error.into()),
         }
         self.catch_up().await?;
         Ok(self.snapshot().version)
+    }
+
+    async fn conflict(&self, expected: u64) -> Result<Error, Error> {
+        self.catch_up().await?;
+        let found = self.snapshot().version;
+        Ok(Error::Conflict { expected, found })
     }
 
     /// Takes in what others have changed until now.

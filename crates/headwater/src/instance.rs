@@ -223,11 +223,16 @@ impl Core {
     /// Applies a file of statements, as a whole or not at all. What the catalog has already, in the same
     /// words, stays as it is.
     pub async fn apply_file(&self, file: &SqlFile) -> Result<(), StartError> {
-        let remaining = files::without_what_is_there(file, &self.catalog.snapshot());
-        let applied = self.session().execute(&remaining, &[]).await;
-        applied
-            .map(|_| ())
-            .map_err(|error| StartError::Sql(file.render(&error)))
+        loop {
+            let before = self.catalog.snapshot();
+            let remaining = files::without_what_is_there(file, &before);
+            match self.session().execute(&remaining, &[]).await {
+                Ok(_) => return Ok(()),
+                // Another process has applied some of it meanwhile: the same file, as a rule.
+                Err(_) if self.catalog.snapshot().version != before.version => {}
+                Err(error) => return Err(StartError::Sql(file.render(&error))),
+            }
+        }
     }
 
     /// Returns when sources have brought what is there, and every continuous query has committed all that its inputs hold now.

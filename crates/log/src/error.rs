@@ -83,12 +83,13 @@ impl Error {
             Self::UnknownTopic(_)
             | Self::UnknownPartition { .. }
             | Self::SchemaDiffers { .. }
-            | Self::ClaimLost { .. }
             | Self::Invalid(_)
             | Self::Arrow(_) => Kind::Invalid,
-            Self::TopicDiffers { .. } | Self::Fenced { .. } | Self::InUse { .. } | Self::NewerFormat { .. } => {
-                Kind::Conflict
-            }
+            Self::TopicDiffers { .. }
+            | Self::Fenced { .. }
+            | Self::ClaimLost { .. }
+            | Self::InUse { .. }
+            | Self::NewerFormat { .. } => Kind::Conflict,
             Self::Damaged { .. } | Self::DamagedFile { .. } => Kind::Corrupt,
             Self::DiskFull { .. } | Self::Io { .. } | Self::Kafka(_) => Kind::Unavailable,
             Self::Storage(_) | Self::Closed => Kind::Closed,

@@ -28,6 +28,7 @@ mod server;
 mod sink_postgres;
 mod sink_redis;
 mod sinks;
+mod spread;
 mod sql_files;
 mod stop;
 mod tidy;

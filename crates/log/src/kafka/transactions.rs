@@ -168,6 +168,14 @@ impl Transactions {
     }
 
     fn broken(&self, error: &KafkaError) -> Failure {
-        Failure::Broken(Error::Kafka(format!("transactions of '{}': {error}", self.id)))
+        let taken = matches!(
+            error.rdkafka_error_code(),
+            Some(RDKafkaErrorCode::Fenced | RDKafkaErrorCode::ProducerFenced | RDKafkaErrorCode::InvalidProducerEpoch)
+        );
+        let owner = self.id.clone();
+        Failure::Broken(match taken {
+            true => Error::Fenced { owner },
+            false => Error::Kafka(format!("transactions of '{owner}': {error}")),
+        })
     }
 }
