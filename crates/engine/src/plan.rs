@@ -96,6 +96,7 @@ pub enum Operator {
     ChangelogAggregate(ChangelogAggregate),
     RetractingAggregate(RetractingAggregate),
     NumberCopies(NumberCopies),
+    Copies(Copies),
     TopN(TopN),
     Over(Over),
     ChangelogOver(ChangelogOver),
@@ -250,6 +251,14 @@ pub struct RetractingAggregate {
 /// them from 0. The last of them goes first.
 #[derive(Clone, Debug)]
 pub struct NumberCopies {
+    pub schema: SchemaRef,
+}
+
+/// Each row of a changelog as often as the column `count` (Int64) says: `EXCEPT ALL`, `INTERSECT ALL`. Its output is a
+/// changelog of the other columns.
+#[derive(Clone, Debug)]
+pub struct Copies {
+    pub count: usize,
     pub schema: SchemaRef,
 }
 

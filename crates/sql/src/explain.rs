@@ -274,6 +274,7 @@ fn operator(operator: &Operator) -> String {
             list(over.functions.iter().map(|function| function.name.as_str())),
             of_groups(&over.schema, &over.partition_by)
         ),
+        Operator::Copies(_) => "each row as often as it is counted".to_owned(),
         Operator::NumberCopies(_) => "number equal rows; keeps one count for each row".to_owned(),
     }
 }

@@ -22,6 +22,7 @@ mod refuse;
 mod retraction;
 mod scan;
 mod sessions;
+pub(crate) mod set_operations;
 pub(crate) mod stages;
 pub(crate) mod tables;
 pub(crate) mod temporal;

@@ -14,6 +14,7 @@ use datafusion::sql::sqlparser::ast;
 use crate::error::{Result, translate};
 use crate::functions::json;
 use crate::plan::naming::name_columns;
+use crate::plan::set_operations;
 use crate::plan::temporal;
 use crate::plan::windows::{Planner, Use};
 use crate::statement::Source;
@@ -33,6 +34,7 @@ pub async fn logical_plan(state: &SessionState, query: &ast::Query, source: &Sou
     state
         .statement_to_plan(DataFusionStatement::Statement(Box::new(statement)))
         .await
+        .and_then(set_operations::one_off)
         .map_err(|error| translate(&error, source))
 }
 

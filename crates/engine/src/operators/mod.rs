@@ -11,6 +11,7 @@ pub mod accumulation;
 pub mod assign_windows;
 pub mod changelog_aggregate;
 pub mod changelog_over;
+pub mod copies;
 pub mod counted_rows;
 pub mod distinct_counts;
 pub mod filter;
@@ -181,6 +182,7 @@ pub fn build(plan: &plan::Operator, input: &SchemaRef) -> Result<Box<dyn Operato
             Box::new(retracting_aggregate::RetractingAggregate::new(plan.clone(), input)?)
         }
         plan::Operator::NumberCopies(plan) => Box::new(number_copies::NumberCopies::new(plan.clone(), input)?),
+        plan::Operator::Copies(plan) => Box::new(copies::Copies::new(plan.clone())?),
         plan::Operator::TopN(plan) => match (plan.closes_by, &plan.kept_in_view) {
             (_, Some(kept)) => Box::new(first::First::new(plan.clone(), kept, input.clone())?),
             (Some(closes_by), _) => Box::new(window_top_n::WindowTopN::new(plan.clone(), closes_by, input.clone())?),
@@ -207,6 +209,7 @@ pub fn output_schema(plan: &plan::Operator, input: &SchemaRef) -> SchemaRef {
         plan::Operator::ChangelogAggregate(plan) => plan.schema.clone(),
         plan::Operator::RetractingAggregate(plan) => plan.schema.clone(),
         plan::Operator::NumberCopies(plan) => plan.schema.clone(),
+        plan::Operator::Copies(plan) => plan.schema.clone(),
         plan::Operator::TopN(plan) => plan.schema.clone(),
         plan::Operator::Over(plan) => plan.schema.clone(),
         plan::Operator::ChangelogOver(plan) => plan.schema.clone(),

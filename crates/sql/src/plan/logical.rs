@@ -2,7 +2,7 @@
 //!
 //! 1. What can't run for ever is refused ([`super::refuse`]).
 //! 2. Columns without a name get the one that Postgres would give them, and temporal joins their condition.
-//! 3. DataFusion plans the query and coerces types; `DISTINCT ON` becomes a Top-N.
+//! 3. DataFusion plans the query and coerces types; `DISTINCT ON` becomes a Top-N, `EXCEPT ALL` counts rows.
 //! 4. Columns are cast to the types that streams and views keep.
 //! 5. A chosen few of DataFusion's rules simplify expressions and push filters and projections down. With `state_ttl` joins get
 //!    their bound before ([`super::join::ttl`]), when they are all there and no column is gone yet.
@@ -28,6 +28,7 @@ use headwater_catalog::snapshot::Snapshot;
 use crate::error::{Kind, Result, SqlError, find, translate};
 use crate::plan::naming::name_columns;
 use crate::plan::refuse::refuse;
+use crate::plan::set_operations;
 use crate::plan::tables::{PLANNING, Tables};
 use crate::plan::temporal::with_times;
 use crate::plan::top_n::without_distinct_on;
@@ -45,6 +46,7 @@ pub fn plan(select: &Select, snapshot: &Snapshot) -> Result<LogicalPlan> {
     let plan = planner
         .sql_statement_to_plan(ast::Statement::Query(Box::new(query)))
         .and_then(without_distinct_on)
+        .and_then(set_operations::continuous)
         .and_then(analyze)
         .map_err(|error| translate(&error, source))?;
     cast_columns(plan, source)

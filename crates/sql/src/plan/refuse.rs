@@ -76,13 +76,13 @@ impl Visitor for Check<'_> {
             } => Flow::Continue(()),
             SetExpr::SetOperation {
                 op,
-                set_quantifier: SetQuantifier::All | SetQuantifier::AllByName,
+                set_quantifier: SetQuantifier::AllByName,
                 right,
                 ..
             } => self.no(
-                &format!("{op} ALL"),
+                &format!("{op} ALL BY NAME"),
                 right.span(),
-                &format!("{op} leaves each row once; how often it is there is a count(*) of it"),
+                "name the columns of both queries in one order",
             ),
             SetExpr::SetOperation { .. } => Flow::Continue(()),
             SetExpr::Values(values) => self.no("VALUES", values.span(), "INSERT INTO a stream VALUES … appends rows"),

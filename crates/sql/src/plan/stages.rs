@@ -27,6 +27,7 @@ use headwater_schema::column::Column as StoredColumn;
 use crate::error::{Result, SqlError, find, translate};
 use crate::functions::json;
 use crate::plan::branch::{Branch, Key, Part, Rows, Source, Time};
+use crate::plan::set_operations::Copies;
 use crate::plan::temporal::{Versioned, Versions};
 use crate::plan::top_n::First;
 use crate::plan::windows::{Spans, Windows};
@@ -138,6 +139,9 @@ impl Stages<'_> {
                 let node = extension.node.as_any();
                 if node.is::<Versions>() {
                     return Err(self.misplaced_versions());
+                }
+                if let Some(copies) = node.downcast_ref::<Copies>() {
+                    return self.copies(copies);
                 }
                 let Some(windows) = node.downcast_ref::<Windows>() else {
                     return Err(self.refused("this"));

@@ -197,8 +197,8 @@ fn what_cannot_run_is_refused_with_its_place() {
             "JOIN",
         ),
         (
-            "SELECT price FROM clicks EXCEPT ALL SELECT price FROM clicks",
-            "EXCEPT ALL is not available in continuous queries",
+            "SELECT price FROM clicks EXCEPT ALL BY NAME SELECT price FROM clicks",
+            "EXCEPT ALL BY NAME is not available in continuous queries",
             "",
         ),
         (

@@ -364,6 +364,31 @@ pub const QUERIES: &[Query] = &[
     ),
     view("both_of_them", "SELECT key, n FROM events INTERSECT SELECT other, n FROM events WHERE flag"),
     view("only_here", "SELECT key, flag FROM events WHERE n > 0 EXCEPT SELECT other, flag FROM events WHERE n < -5"),
+    Query {
+        batch: Some(
+            "SELECT key, flag FROM (SELECT key, flag, row_number() OVER (PARTITION BY key, flag) AS copy FROM events WHERE n > 0
+             EXCEPT SELECT other, flag, row_number() OVER (PARTITION BY other, flag) FROM events WHERE n < 5)",
+        ),
+        ..view(
+            "all_but_those",
+            "SELECT key, flag FROM events WHERE n > 0 EXCEPT ALL SELECT other, flag FROM events WHERE n < 5",
+        )
+    },
+    Query {
+        batch: Some(
+            "SELECT key, n FROM (SELECT key, n, row_number() OVER (PARTITION BY key, n) AS copy FROM events
+             INTERSECT SELECT other, n, row_number() OVER (PARTITION BY other, n) FROM events WHERE flag)",
+        ),
+        ..view(
+            "all_of_both",
+            "SELECT key, n FROM events INTERSECT ALL SELECT other, n FROM events WHERE flag",
+        )
+    },
+    view("how_many_of_both", "SELECT n, count(*) AS rows, max(key) AS key FROM all_of_both GROUP BY n"),
+    view(
+        "all_of_results",
+        "SELECT others FROM values_of EXCEPT ALL SELECT xs FROM values_of WHERE key IS NOT NULL INTERSECT ALL SELECT others FROM values_of",
+    ),
     view("of_results", "SELECT events, low FROM basic EXCEPT SELECT events, n FROM (SELECT count(*) AS events, max(n) AS n FROM events GROUP BY other)"),
     view(
         "with_null",
