@@ -97,6 +97,7 @@ pub enum Operator {
     RetractingAggregate(RetractingAggregate),
     NumberCopies(NumberCopies),
     Copies(Copies),
+    Expire(Expire),
     TopN(TopN),
     Over(Over),
     ChangelogOver(ChangelogOver),
@@ -202,6 +203,7 @@ pub struct PartialSessions {
 #[derive(Clone, Debug)]
 pub struct SessionAggregate {
     pub gap: Micros,
+    pub gives: SessionRows,
     /// For so long after a session's end late rows change it, and what it gave: a changelog, if this isn't 0 (the schema
     /// ends in the op column).
     pub lateness: Micros,
@@ -209,6 +211,16 @@ pub struct SessionAggregate {
     pub groups: usize,
     pub aggregates: Vec<Aggregate>,
     pub schema: SchemaRef,
+}
+
+/// What comes out of sessions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SessionRows {
+    /// Each session's row, when it has ended.
+    Ended,
+    /// Of each group the row of its latest session as it changes, without the window's bounds, from the session's first
+    /// row on until it ends: then the row goes. A changelog, without lateness.
+    Latest,
 }
 
 /// Merges partial states by group for ever, and emits what changed at the end of each epoch. Its
@@ -259,6 +271,15 @@ pub struct NumberCopies {
 #[derive(Clone, Debug)]
 pub struct Copies {
     pub count: usize,
+    pub schema: SchemaRef,
+}
+
+/// Rows that come, and go when the watermark is `ttl` beyond their time. Its input is no changelog; its output is one, of the
+/// same columns.
+#[derive(Clone, Debug)]
+pub struct Expire {
+    pub time_column: usize,
+    pub ttl: Micros,
     pub schema: SchemaRef,
 }
 

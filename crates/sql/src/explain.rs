@@ -9,8 +9,8 @@ use headwater_catalog::definition::{Definition, Object, Sink};
 use headwater_catalog::snapshot::{Change, Snapshot};
 use headwater_connect::sinks;
 use headwater_engine::plan::{
-    Aggregate, GroupingSet, Input, Join, JoinKind, LateRows, Operator, Output, Pipeline, Reach, Stage, TemporalJoin,
-    TimeSource, TopN, ViewKey,
+    Aggregate, GroupingSet, Input, Join, JoinKind, LateRows, Operator, Output, Pipeline, Reach, SessionRows, Stage,
+    TemporalJoin, TimeSource, TopN, ViewKey,
 };
 use headwater_event::op::OP_COLUMN;
 use headwater_schema::types::type_name;
@@ -236,6 +236,11 @@ fn operator(operator: &Operator) -> String {
             let by = by(&partial.aggregates, &partial.groups, &session);
             format!("aggregate in part {by}; kept until the epoch ends")
         }
+        Operator::SessionAggregate(aggregate) if aggregate.gives == SessionRows::Latest => format!(
+            "aggregate groups: {}; each is kept until the watermark is {} beyond its last row",
+            names(&aggregate.aggregates),
+            describe(aggregate.gap)
+        ),
         Operator::SessionAggregate(aggregate) => format!(
             "aggregate sessions SESSION {}: {}; kept until {}the watermark reaches the session's end{}",
             describe(aggregate.gap),
@@ -273,6 +278,10 @@ fn operator(operator: &Operator) -> String {
             "{} over groups that change{}; keeps every row",
             list(over.functions.iter().map(|function| function.name.as_str())),
             of_groups(&over.schema, &over.partition_by)
+        ),
+        Operator::Expire(expire) => format!(
+            "rows for a time; each is kept until the watermark is {} beyond it",
+            describe(expire.ttl)
         ),
         Operator::Copies(_) => "each row as often as it is counted".to_owned(),
         Operator::NumberCopies(_) => "number equal rows; keeps one count for each row".to_owned(),

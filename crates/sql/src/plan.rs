@@ -4,6 +4,7 @@
 //! 2. [`stages`]: the plan becomes operators in the order of the flow, in [`branch`]es that begin at scans. Where rows
 //!    must meet by key ([`aggregate`]) a branch is cut into two stages; several branches meet where all write one topic.
 //!    A join may be [`temporal`]. Numbered rows of which the first are taken are a Top-N ([`top_n`]), other window functions run over time ([`over`]).
+//!    What would be kept for ever may have a time to live ([`ttl`]).
 //! 3. [`output`]: what becomes of the last stage's rows, and what names a row of a view.
 //!
 //! A plan depends on the catalog and the text alone: planning again after a restart gives the same
@@ -29,6 +30,7 @@ pub(crate) mod temporal;
 #[cfg(test)]
 pub(crate) mod tests;
 mod top_n;
+mod ttl;
 mod union;
 pub mod windows;
 
@@ -40,8 +42,8 @@ use headwater_engine::plan::{Output, Pipeline};
 
 use crate::error::{Kind, Result, SqlError};
 use crate::parse::parse_query;
-use crate::plan::join::ttl::bounded;
 use crate::plan::stages::{Flow, Request};
+use crate::plan::ttl::bounded;
 use crate::statement::Select;
 
 /// When an input without rows is left out of the watermark, unless its stream says otherwise.
@@ -123,8 +125,8 @@ pub(crate) fn flow(select: &Select, snapshot: &Snapshot, request: &Request) -> R
 fn logical_plan(select: &Select, snapshot: &Snapshot, request: &Request) -> Result<LogicalPlan> {
     let mut plan = logical::plan(select, snapshot)?;
     if let Some(ttl) = request.state_ttl {
-        let joins = logical::with_joins(plan, &select.source)?;
-        plan = bounded(joins, ttl, select, snapshot, request)?;
+        let whole = logical::with_joins(plan, &select.source)?;
+        plan = bounded(whole, ttl, select, snapshot, request)?;
     }
     logical::optimize(plan, &select.source)
 }

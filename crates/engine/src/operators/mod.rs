@@ -14,6 +14,7 @@ pub mod changelog_over;
 pub mod copies;
 pub mod counted_rows;
 pub mod distinct_counts;
+pub mod expire;
 pub mod filter;
 pub mod first;
 pub mod grouping_sets;
@@ -182,6 +183,7 @@ pub fn build(plan: &plan::Operator, input: &SchemaRef) -> Result<Box<dyn Operato
             Box::new(retracting_aggregate::RetractingAggregate::new(plan.clone(), input)?)
         }
         plan::Operator::NumberCopies(plan) => Box::new(number_copies::NumberCopies::new(plan.clone(), input)?),
+        plan::Operator::Expire(plan) => Box::new(expire::Expire::new(plan.clone(), input.clone())),
         plan::Operator::Copies(plan) => Box::new(copies::Copies::new(plan.clone())?),
         plan::Operator::TopN(plan) => match (plan.closes_by, &plan.kept_in_view) {
             (_, Some(kept)) => Box::new(first::First::new(plan.clone(), kept, input.clone())?),
@@ -210,6 +212,7 @@ pub fn output_schema(plan: &plan::Operator, input: &SchemaRef) -> SchemaRef {
         plan::Operator::RetractingAggregate(plan) => plan.schema.clone(),
         plan::Operator::NumberCopies(plan) => plan.schema.clone(),
         plan::Operator::Copies(plan) => plan.schema.clone(),
+        plan::Operator::Expire(plan) => plan.schema.clone(),
         plan::Operator::TopN(plan) => plan.schema.clone(),
         plan::Operator::Over(plan) => plan.schema.clone(),
         plan::Operator::ChangelogOver(plan) => plan.schema.clone(),
@@ -227,6 +230,7 @@ pub fn has_state(plan: &plan::Operator) -> bool {
             | plan::Operator::ChangelogAggregate(_)
             | plan::Operator::RetractingAggregate(_)
             | plan::Operator::NumberCopies(_)
+            | plan::Operator::Expire(_)
             | plan::Operator::TopN(_)
             | plan::Operator::Over(_)
             | plan::Operator::ChangelogOver(_)

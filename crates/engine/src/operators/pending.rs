@@ -49,6 +49,12 @@ impl Pending {
         }
     }
 
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        let all = self.held.iter().chain(&self.arrived);
+        all.map(|held| held.rows.num_rows()).sum()
+    }
+
     /// The memory that they take.
     pub fn bytes(&self) -> usize {
         bytes_of(self.held.iter().chain(&self.arrived).map(|held| &held.rows))

@@ -14,6 +14,9 @@
 //! With `lateness` a session's row stays for so long after its end. What touches it then makes a new session of it: its
 //! result is computed again and taken back, and the new session's is emitted when that ends, which it may have done already.
 //!
+//! Where the latest sessions are what is given ([`plan::SessionRows::Latest`]), an epoch compares the results of those that it
+//! touched with what they were, and a group's row goes when its latest session ends.
+//!
 //! A restart reads the parts, the last one first: a row that touches a later one was absorbed by it,
 //! and one whose end the watermark has reached was emitted.
 //!
@@ -22,10 +25,14 @@
 //! instance, keeps what it had, and what came for it in the epoch is handed back as rejected; so is a
 //! session that has no result.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int8Array, Int64Array, RecordBatch, UInt32Array};
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, Int8Array, Int64Array, RecordBatch, UInt32Array, new_empty_array,
+};
 use arrow::compute::{concat_batches, filter_record_batch, interleave, take_arrays};
 use arrow::datatypes::{DataType, Int64Type, SchemaRef};
 use bytes::Bytes;
@@ -34,14 +41,15 @@ use headwater_event::op::Op;
 
 use super::accumulation::Accumulators;
 use super::salvage::{ByGroup, by_rows};
-use super::sessions::{Fragment, NONE, Place, Sessions, Union};
+use super::sessions::{Fragment, NONE, Place, Session, Sessions, Union};
 use super::windows::time_column;
 use super::{Operator, Rejected, Saved, StateChanges, batch_of, parts};
+use crate::difference::difference;
 use crate::error::{Error, Result};
 use crate::groups::Groups;
 use crate::holdings::{Held, bytes_of};
 use crate::plan;
-use crate::plan::Aggregate;
+use crate::plan::{Aggregate, SessionRows};
 
 /// So many parts with about as many live rows each are rewritten as one.
 const ALIKE_MAX: usize = 8;
@@ -81,12 +89,20 @@ struct Part {
     number: Option<u64>,
 }
 
+/// The results of groups as they were given, and which row is whose.
+struct Shown {
+    rows: HashMap<u32, u32>,
+    results: Vec<ArrayRef>,
+}
+
 /// What fragments do to sessions.
 struct Settled {
     /// A row for each of the unions.
     rows: RecordBatch,
     unions: Vec<Union>,
     absorbed: Vec<u32>,
+    /// Their results, where these are given before a session ends.
+    results: Vec<ArrayRef>,
 }
 
 impl SessionAggregate {
@@ -140,7 +156,16 @@ impl SessionAggregate {
         // bring former states along take the first places.
         unions.sort_by_key(|union| union.absorbed.is_empty());
         let rows = self.united(arrived, &fragments, &unions, &absorbed)?;
-        Ok(Settled { rows, unions, absorbed })
+        let results = match self.plan.gives {
+            SessionRows::Ended => Vec::new(),
+            SessionRows::Latest => self.aggregated(&rows)?,
+        };
+        Ok(Settled {
+            rows,
+            unions,
+            absorbed,
+            results,
+        })
     }
 
     /// The bounds, groups and merged states of unions.
@@ -195,6 +220,10 @@ impl SessionAggregate {
         }
         // An end that was reached before is not looked for unless the watermark moves.
         self.has_changed |= self.plan.lateness > 0;
+        let shown = match self.plan.gives {
+            SessionRows::Ended => None,
+            SessionRows::Latest => Some(self.shown(&settled.unions)?),
+        };
         let part = self.vacancy();
         let mut sessions = Vec::with_capacity(settled.unions.len());
         for (row, union) in settled.unions.iter().enumerate() {
@@ -205,12 +234,63 @@ impl SessionAggregate {
             let place = Place::new(part, row);
             sessions.push(self.sessions.settle(union, absorbed, place));
         }
+        if let Some(shown) = shown {
+            self.show(&settled, part, &shown, out)?;
+        }
         self.parts[part] = Some(Part {
             live: sessions.len(),
             rows: settled.rows,
             sessions,
             number: None,
         });
+        Ok(())
+    }
+
+    /// What is given of the groups of these unions at present.
+    fn shown(&self, unions: &[Union]) -> Result<Shown> {
+        let (mut rows, mut places) = (HashMap::new(), Vec::new());
+        for group in unions.iter().map(|union| union.group) {
+            if let (Some(place), Entry::Vacant(row)) = (self.sessions.latest(group), rows.entry(group)) {
+                row.insert(places.len() as u32);
+                places.push(place);
+            }
+        }
+        let results = match places.is_empty() {
+            true => Vec::new(),
+            false => self.aggregated(&self.gathered_rows(&places)?)?,
+        };
+        Ok(Shown { rows, results })
+    }
+
+    /// What the groups' latest sessions have become that are in the new part.
+    fn show(&self, settled: &Settled, part: usize, shown: &Shown, out: &mut Vec<RecordBatch>) -> Result<()> {
+        let is_latest = |row: &u32| {
+            let union = &settled.unions[*row as usize];
+            self.sessions.latest(union.group) == Some(Place::new(part, *row as usize))
+        };
+        let latest: Vec<u32> = (0..settled.unions.len() as u32).filter(is_latest).collect();
+        if latest.is_empty() {
+            return Ok(());
+        }
+        let before_of = latest.iter().map(|&row| {
+            let union = &settled.unions[row as usize];
+            shown.rows.get(&union.group).copied()
+        });
+        let before_of: Vec<Option<u32>> = before_of.collect();
+        let latest = UInt32Array::from(latest);
+        let groups = take_arrays(&settled.rows.columns()[self.group_columns()], &latest, None)?;
+        let after = take_arrays(&settled.results, &latest, None)?;
+        let before = match shown.results.as_slice() {
+            [] => after.iter().map(|column| new_empty_array(column.data_type())).collect(),
+            results => results.to_vec(),
+        };
+        let changes = batch_of(
+            &self.plan.schema,
+            difference(&groups, &before, &before_of, &after, |_| false)?,
+        )?;
+        if changes.num_rows() > 0 {
+            out.push(changes);
+        }
         Ok(())
     }
 
@@ -269,22 +349,28 @@ impl SessionAggregate {
 
     /// What sessions that have ended come to.
     fn results(&self, rows: &RecordBatch, op: Op) -> Result<RecordBatch> {
-        let indices: Vec<usize> = (0..rows.num_rows()).collect();
-        let groups = self.group_columns();
-        let mut whole = Accumulators::new(&self.aggregates)?;
-        whole.merge(&indices, rows.num_rows(), &rows.columns()[groups.end..])?;
-        let (starts, lasts) = bounds(rows);
-        let ends = lasts.iter().map(|&last| self.sessions.end(last)).collect();
         let mut columns: Vec<ArrayRef> = Vec::with_capacity(self.plan.schema.fields().len());
-        for (times, field) in [starts.to_vec(), ends].into_iter().zip(self.plan.schema.fields()) {
-            columns.push(Arc::new(time_column(times, field.data_type())));
+        if self.plan.gives == SessionRows::Ended {
+            let (starts, lasts) = bounds(rows);
+            let ends = lasts.iter().map(|&last| self.sessions.end(last)).collect();
+            for (times, field) in [starts.to_vec(), ends].into_iter().zip(self.plan.schema.fields()) {
+                columns.push(Arc::new(time_column(times, field.data_type())));
+            }
         }
-        columns.extend_from_slice(&rows.columns()[groups]);
-        columns.extend(whole.take_results()?);
-        if self.plan.lateness > 0 {
+        columns.extend_from_slice(&rows.columns()[self.group_columns()]);
+        columns.extend(self.aggregated(rows)?);
+        if self.plan.lateness > 0 || self.plan.gives == SessionRows::Latest {
             columns.push(Arc::new(Int8Array::from_value(op as i8, rows.num_rows())));
         }
         batch_of(&self.plan.schema, columns)
+    }
+
+    /// The aggregates' results for these rows.
+    fn aggregated(&self, rows: &RecordBatch) -> Result<Vec<ArrayRef>> {
+        let indices: Vec<usize> = (0..rows.num_rows()).collect();
+        let mut whole = Accumulators::new(&self.aggregates)?;
+        whole.merge(&indices, rows.num_rows(), &rows.columns()[self.group_columns().end..])?;
+        whole.take_results()
     }
 
     /// Sessions that end here or before are gone.
@@ -466,10 +552,14 @@ impl Operator for SessionAggregate {
         let watermark = self.closed.map_or(watermark, |closed| closed.max(watermark));
         self.closed = Some(watermark);
         let closed = self.sessions.close(watermark);
-        let ended: Vec<Place> = closed.ended.iter().map(|session| session.place).collect();
+        let places = |sessions: &[Session]| sessions.iter().map(|session| session.place).collect();
+        let (ended, op): (Vec<Place>, _) = match self.plan.gives {
+            SessionRows::Ended => (places(&closed.ended), Op::Insert),
+            SessionRows::Latest => (places(&self.sessions.last_ones(&closed.ended)), Op::Delete),
+        };
         if !ended.is_empty() {
             let mut rejected = Vec::new();
-            self.emit(&ended, Op::Insert, &mut rejected, out)?;
+            self.emit(&ended, op, &mut rejected, out)?;
             self.rejected.append(&mut rejected);
         }
         closed.gone.iter().for_each(|session| self.bury(session.place));

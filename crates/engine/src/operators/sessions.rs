@@ -10,7 +10,7 @@
 //! * Where lateness is allowed for, a session that has ended is filed once more, under the time at which it goes. Until then
 //!   it is open to what touches it, and is then a session that has not ended yet.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 
 use headwater_event::clock::Micros;
@@ -64,7 +64,7 @@ pub struct Fragment {
 /// Fragments and sessions that touch, and so are one session.
 #[derive(Clone, Debug)]
 pub struct Union {
-    group: u32,
+    pub group: u32,
     pub start: Micros,
     pub last: Micros,
     /// Among all that have arrived.
@@ -114,6 +114,21 @@ impl Sessions {
 
     pub fn place(&self, session: u32) -> Place {
         self.each[session as usize].place
+    }
+
+    /// The row of the group's latest session.
+    pub fn latest(&self, group: u32) -> Option<Place> {
+        let latest = self.latest.get(group as usize).copied().unwrap_or(NONE);
+        (latest != NONE).then(|| self.place(latest))
+    }
+
+    /// The last session of each of the groups that have none any more.
+    pub fn last_ones(&self, gone: &[Session]) -> Vec<Session> {
+        let mut groups = HashSet::new();
+        // They come in the order of their ends.
+        let last = gone.iter().rev();
+        let last = last.filter(|session| self.latest(session.group).is_none() && groups.insert(session.group));
+        last.copied().collect()
     }
 
     pub fn has_ended(&self, session: u32) -> bool {

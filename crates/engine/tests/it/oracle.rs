@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, StringArray};
-use arrow::datatypes::{DataType, Field};
+use arrow::array::{ArrayRef, RecordBatch, StringArray, UInt32Array};
+use arrow::datatypes::{DataType, Field, Schema};
 use datafusion::datasource::MemTable;
 use datafusion::prelude::{SessionContext, col, lit};
 use headwater_engine::plan::{
@@ -89,6 +89,24 @@ pub fn by_key(mut story: Story) -> Story {
 }
 
 async fn tell(mut world: World, story: &Story) -> Vec<String> {
+    tell_rows(&mut world, story).await;
+    for partition in 0..story.partitions {
+        let end = Row {
+            time: Some(END),
+            key: Some(format!("end {partition}")),
+            code: None,
+            value: Some(1),
+        };
+        world.append(partition, &[end]).await;
+    }
+    world.caught_up().await;
+    world.restart().await;
+    world.caught_up().await;
+    let rows = world.view().await;
+    rows.into_iter().filter(|row| !row.contains("end")).collect()
+}
+
+async fn tell_rows(world: &mut World, story: &Story) {
     let mut rest = story.rows.as_slice();
     for (count, then) in story.batches.iter().cycle() {
         let (now, later) = rest.split_at(rest.len().min(*count));
@@ -113,27 +131,28 @@ async fn tell(mut world: World, story: &Story) -> Vec<String> {
             break;
         }
     }
-    for partition in 0..story.partitions {
-        let end = Row {
-            time: Some(END),
-            key: Some(format!("end {partition}")),
-            code: None,
-            value: Some(1),
-        };
-        world.append(partition, &[end]).await;
-    }
-    world.caught_up().await;
-    world.restart().await;
-    world.caught_up().await;
-    let rows = world.view().await;
-    rows.into_iter().filter(|row| !row.contains("end")).collect()
 }
 
 async fn oracle(story: &Story, sql: &str) -> Vec<String> {
     let rows: Vec<Row> = story.rows.iter().map(|(_, row)| row.clone()).collect();
+    let rows = batch(&rows);
     let context = SessionContext::new();
-    let table = MemTable::try_new(schema(), vec![vec![batch(&rows)]]).unwrap();
-    context.register_table("events", Arc::new(table)).unwrap();
+    let register = |name: &str, rows: RecordBatch| {
+        let table = MemTable::try_new(rows.schema(), vec![vec![rows]]).unwrap();
+        context.register_table(name, Arc::new(table)).unwrap();
+    };
+    register("events", rows.clone());
+    // With the partition of each.
+    let partitions = story
+        .rows
+        .iter()
+        .map(|(partition, _)| *partition)
+        .collect::<UInt32Array>();
+    let mut fields: Vec<_> = rows.schema().fields().iter().cloned().collect();
+    fields.push(Arc::new(Field::new("p", DataType::UInt32, false)));
+    let columns = rows.columns().iter().cloned().chain([Arc::new(partitions) as ArrayRef]);
+    let placed = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns.collect());
+    register("placed", placed.unwrap());
     let batches = context.sql(sql).await.unwrap().collect().await.unwrap();
     sorted(batches.iter().flat_map(texts).collect())
 }
@@ -147,6 +166,24 @@ pub fn check(pipeline: impl FnOnce(&Story) -> Pipeline, story: Story, sql: &str)
     runtime.block_on(async {
         let found = tell(World::new(pipeline(&story)).await, &story).await;
         assert_eq!(found, oracle(&story, sql).await);
+    });
+}
+
+/// The same without an end: the watermark stays where the rows have brought it. In the table `placed` the rows have their
+/// partition, `p`.
+pub fn check_open(pipeline: impl FnOnce(&Story) -> Pipeline, story: Story, sql: &str) {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let mut world = World::new(pipeline(&story)).await;
+        tell_rows(&mut world, &story).await;
+        world.caught_up().await;
+        world.restart().await;
+        world.caught_up().await;
+        assert_eq!(world.view().await, oracle(&story, sql).await);
     });
 }
 

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, Schema};
 use datafusion::prelude::col;
 use headwater_engine::plan::{
-    Aggregate, LateRows, Operator, Output, PartialSessions, Pipeline, SessionAggregate, TimeSource, ViewKey,
+    Aggregate, LateRows, Operator, Output, PartialSessions, Pipeline, SessionAggregate, SessionRows, TimeSource,
+    ViewKey,
 };
 use headwater_event::clock::Micros;
 use proptest::prelude::*;
 
-use crate::oracle::{Story, by_key, check, check_on_disk, stories};
+use crate::oracle::{Story, by_key, check, check_on_disk, check_open, stories};
 use crate::support::*;
 use crate::touchy::*;
 
@@ -45,6 +46,7 @@ fn pipeline_with(
     let groups = partial.groups.len();
     let whole = Operator::SessionAggregate(SessionAggregate {
         gap: partial.gap,
+        gives: SessionRows::Ended,
         lateness: 0,
         groups,
         aggregates: partial.aggregates.clone(),
@@ -117,6 +119,68 @@ pub fn sql(gap: Micros, keyed: bool) -> String {
 
 pub fn gaps() -> impl Strategy<Value = Micros> {
     prop::sample::select(vec![1, 4, 9, 15, 40])
+}
+
+/// Of each key the latest session as it changes, until it ends.
+fn latest(partitions: u32, gap: Micros, stages: usize) -> Pipeline {
+    let mut pipeline = sessions(partitions, gap, true, stages);
+    let last = pipeline.stages.last_mut().unwrap();
+    let results = results_schema(vec![Field::new("key", DataType::Utf8, true)], true);
+    if let Some(Operator::SessionAggregate(sessions)) = last.operators.last_mut() {
+        sessions.gives = SessionRows::Latest;
+        sessions.schema = results.clone();
+    }
+    last.output = to_view(&results, ViewKey::Columns(vec![0]));
+    pipeline
+}
+
+/// The latest session of each key, if it has not ended when the watermark of all partitions, or of the key's, is where
+/// the rows have brought it.
+fn latest_sql(gap: Micros, of_all: bool) -> String {
+    let reached = if of_all {
+        "(SELECT min(r) FROM reached)"
+    } else {
+        "min(r)"
+    };
+    format!(
+        "WITH reached AS (SELECT p, max(t) - {DELAY} AS r FROM placed GROUP BY p) \
+         SELECT key, {ORACLE_AGGREGATES} FROM \
+          (SELECT *, max(number) OVER (PARTITION BY key) AS latest FROM \
+           (SELECT *, sum(begins) OVER (PARTITION BY key ORDER BY t ROWS UNBOUNDED PRECEDING) AS number FROM \
+            (SELECT placed.*, r, CASE WHEN t - lag(t) OVER (PARTITION BY key ORDER BY t) < {gap} THEN 0 ELSE 1 END AS begins \
+             FROM placed JOIN reached ON reached.p = placed.p))) \
+         WHERE number = latest GROUP BY key HAVING max(t) + {gap} > {reached}"
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_latest_in_one_stage(story in stories(), gap in gaps()) {
+        check_open(|story| latest(story.partitions, gap, 1), by_key(story), &latest_sql(gap, false));
+    }
+
+    #[test]
+    fn the_latest_in_two_stages(story in stories(), gap in gaps()) {
+        check_open(|story| latest(story.partitions, gap, 2), with_all_partitions(story), &latest_sql(gap, true));
+    }
+
+    #[test]
+    fn the_latest_end(story in stories(), gap in gaps()) {
+        check(|story| latest(story.partitions, gap, 2), story, "SELECT key FROM events WHERE false");
+    }
+}
+
+/// Without the partitions that have no rows, on which the others would have to wait.
+fn with_all_partitions(mut story: Story) -> Story {
+    let used: BTreeSet<u32> = story.rows.iter().map(|(partition, _)| *partition).collect();
+    let used: Vec<u32> = used.into_iter().collect();
+    for (partition, _) in &mut story.rows {
+        *partition = used.binary_search(partition).unwrap() as u32;
+    }
+    story.partitions = used.len() as u32;
+    story
 }
 
 proptest! {

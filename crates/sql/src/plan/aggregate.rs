@@ -18,7 +18,7 @@ use datafusion::physical_expr::aggregate::LoweredAggregateBuilder;
 use datafusion_functions_aggregate_common::aggregate::groups_accumulator::GroupsAccumulatorAdapter;
 use headwater_engine::plan::{
     Aggregate, ChangelogAggregate, Operator, PartialAggregate, PartialSessions, Retraction, SessionAggregate,
-    WindowAggregate,
+    SessionRows, WindowAggregate,
 };
 use headwater_event::op::changelog_schema;
 
@@ -27,7 +27,7 @@ use crate::plan::branch::{Branch, Key, Time};
 use crate::plan::grouping::Grouping;
 use crate::plan::inline::{Inlined, inline, replace};
 use crate::plan::stages::Stages;
-use crate::plan::windows::{Spans, WINDOW_END, WINDOW_START};
+use crate::plan::windows::{Spans, WINDOW_END, WINDOW_START, Windows};
 
 /// Aggregates that put what they are given in order themselves. (`nth_value` wants its rows in order.)
 const IN_ORDER: [&str; 4] = ["first_value", "last_value", "array_agg", "string_agg"];
@@ -53,9 +53,13 @@ impl Stages<'_> {
         let groups = grouping
             .as_ref()
             .map_or(&aggregate.group_expr, |grouping| &grouping.groups);
-        let expressions = groups.iter().chain(&aggregate.aggr_expr).cloned().collect();
+        let expressions: Vec<Expr> = groups.iter().chain(&aggregate.aggr_expr).cloned().collect();
+        let windows = inline(&aggregate.input, expressions.clone());
+        if let Some(inlined) = windows.map_err(|error| self.error(&error))? {
+            return self.over_windows(aggregate, inlined, grouping.as_ref());
+        }
         match inline(&aggregate.input, expressions).map_err(|error| self.error(&error))? {
-            Some(inlined) => self.over_windows(aggregate, inlined, grouping.as_ref()),
+            Some(inlined) => self.lasting(aggregate, inlined),
             None => self.for_ever(aggregate),
         }
     }
@@ -123,10 +127,10 @@ impl Stages<'_> {
     fn over_windows(
         &mut self,
         aggregate: &logical_expr::Aggregate,
-        inlined: Inlined,
+        inlined: Inlined<'_, Windows>,
         grouping: Option<&Grouping>,
     ) -> Result<Branch> {
-        let windows = inlined.windows;
+        let windows = inlined.node;
         let mut branch = self.node(&windows.input)?;
         self.refuse_changelog(&branch)?;
         let own: Vec<Column> = windows.columns().into();
@@ -224,6 +228,7 @@ impl Stages<'_> {
             }),
             Spans::Sessions(sessions) => Operator::SessionAggregate(SessionAggregate {
                 gap: sessions.gap,
+                gives: SessionRows::Ended,
                 lateness,
                 groups: plain.len(),
                 aggregates,
@@ -504,7 +509,7 @@ fn positions(groups: &[Group]) -> Vec<usize> {
 }
 
 /// What says where in time they belong, the groups, the aggregates' states.
-fn partial_schema(before: &[&str], groups: &[FieldRef], aggregates: &[Aggregate]) -> Arc<Schema> {
+pub fn partial_schema(before: &[&str], groups: &[FieldRef], aggregates: &[Aggregate]) -> Arc<Schema> {
     let before = before
         .iter()
         .map(|name| Arc::new(Field::new(*name, DataType::Int64, false)));

@@ -1,6 +1,6 @@
-//! An aggregate over windows, in terms of the windows' own columns.
+//! An aggregate over windows, or over another node of ours, in terms of the node's own columns.
 //!
-//! Between the aggregate and the windows there may be projections, filters and renamings. They are
+//! Between the aggregate and the node there may be projections, filters and renamings. They are
 //! folded into the aggregate's expressions, so that the window columns among its groups show.
 
 use std::collections::HashMap;
@@ -9,19 +9,17 @@ use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Column, Result};
 use datafusion::logical_expr::{Expr, LogicalPlan};
 
-use crate::plan::windows::Windows;
-
-/// What lies between an aggregate and the windows below it.
-pub struct Inlined<'a> {
-    pub windows: &'a Windows,
-    /// The expressions that were given, over the windows' columns.
+/// What lies between an aggregate and the node below it.
+pub struct Inlined<'a, N> {
+    pub node: &'a N,
+    /// The expressions that were given, over the node's columns.
     pub expressions: Vec<Expr>,
     pub filters: Vec<Expr>,
 }
 
-/// `None` if there are no windows right below.
-pub fn inline(input: &LogicalPlan, expressions: Vec<Expr>) -> Result<Option<Inlined<'_>>> {
-    if windows_below(input).is_none() {
+/// `None` if there is no such node right below.
+pub fn inline<N: 'static>(input: &LogicalPlan, expressions: Vec<Expr>) -> Result<Option<Inlined<'_, N>>> {
+    if below::<N>(input).is_none() {
         return Ok(None);
     }
     let (mut expressions, mut filters) = (expressions, Vec::new());
@@ -32,14 +30,14 @@ pub fn inline(input: &LogicalPlan, expressions: Vec<Expr>) -> Result<Option<Inli
             node = &filter.input;
             continue;
         }
-        let Some((renamed, below)) = renamed(node) else { break };
+        let Some((renamed, input)) = renamed(node) else { break };
         for expr in expressions.iter_mut().chain(&mut filters) {
             *expr = replace(expr.clone(), &renamed)?;
         }
-        node = below;
+        node = input;
     }
-    Ok(windows_below(node).map(|windows| Inlined {
-        windows,
+    Ok(below(node).map(|node| Inlined {
+        node,
         expressions,
         filters,
     }))
@@ -74,12 +72,12 @@ pub fn replace(expr: Expr, columns: &HashMap<Column, Expr>) -> Result<Expr> {
     Ok(replaced.data)
 }
 
-fn windows_below(node: &LogicalPlan) -> Option<&Windows> {
+fn below<N: 'static>(node: &LogicalPlan) -> Option<&N> {
     match node {
-        LogicalPlan::Extension(extension) => extension.node.as_any().downcast_ref::<Windows>(),
-        LogicalPlan::Filter(filter) => windows_below(&filter.input),
-        LogicalPlan::Projection(projection) => windows_below(&projection.input),
-        LogicalPlan::SubqueryAlias(alias) => windows_below(&alias.input),
+        LogicalPlan::Extension(extension) => extension.node.as_any().downcast_ref::<N>(),
+        LogicalPlan::Filter(filter) => below(&filter.input),
+        LogicalPlan::Projection(projection) => below(&projection.input),
+        LogicalPlan::SubqueryAlias(alias) => below(&alias.input),
         _ => None,
     }
 }

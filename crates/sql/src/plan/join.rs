@@ -6,10 +6,9 @@
 //!    that the sides share as slots where their types are equal. The keys, which decide the partition, have the same slots.
 //! 3. Behind the topic one operator joins them.
 
-mod null_equality;
-mod reach;
+pub mod null_equality;
+pub mod reach;
 pub mod slots;
-pub mod ttl;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -284,7 +283,7 @@ impl Stages<'_> {
 }
 
 /// Whether the rows are those of a result that changes and has a key.
-fn changes_by_key(side: &Branch) -> bool {
+pub fn changes_by_key(side: &Branch) -> bool {
     side.rows.changelog && matches!(side.rows.key, Key::Groups { .. })
 }
 

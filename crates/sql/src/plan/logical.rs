@@ -4,8 +4,8 @@
 //! 2. Columns without a name get the one that Postgres would give them, and temporal joins their condition.
 //! 3. DataFusion plans the query and coerces types; `DISTINCT ON` becomes a Top-N, `EXCEPT ALL` counts rows.
 //! 4. Columns are cast to the types that streams and views keep.
-//! 5. A chosen few of DataFusion's rules simplify expressions and push filters and projections down. With `state_ttl` joins get
-//!    their bound before ([`super::join::ttl`]), when they are all there and no column is gone yet.
+//! 5. A chosen few of DataFusion's rules simplify expressions and push filters and projections down. With `state_ttl` joins and
+//!    groups get their bound before ([`super::ttl`]), when they are all there and no column is gone yet.
 
 use std::sync::Arc;
 

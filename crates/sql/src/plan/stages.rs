@@ -30,6 +30,7 @@ use crate::plan::branch::{Branch, Key, Part, Rows, Source, Time};
 use crate::plan::set_operations::Copies;
 use crate::plan::temporal::{Versioned, Versions};
 use crate::plan::top_n::First;
+use crate::plan::ttl::Lasting;
 use crate::plan::windows::{Spans, Windows};
 use crate::plan::{self, unexpected};
 use crate::statement::Select;
@@ -139,6 +140,9 @@ impl Stages<'_> {
                 let node = extension.node.as_any();
                 if node.is::<Versions>() {
                     return Err(self.misplaced_versions());
+                }
+                if let Some(lasting) = node.downcast_ref::<Lasting>() {
+                    return self.expiring(lasting);
                 }
                 if let Some(copies) = node.downcast_ref::<Copies>() {
                     return self.copies(copies);

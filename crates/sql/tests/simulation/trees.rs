@@ -1,6 +1,7 @@
 //! Made-up queries (see [`crate::random_query`]): each is refused with a reason and a place, or gives what it gives
 //! as a batch, whatever happens to it on the way.
 
+use headwater_engine::plan::{JoinKind, Operator, Pipeline, SessionRows};
 use headwater_sql::error::{Kind, SqlError};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -15,6 +16,8 @@ use crate::world::run;
 const SCHEDULES: u64 = 4;
 /// Longer than all events take, and much shorter than the time until the closing rows.
 const TTL: &str = "state_ttl = '100 days'";
+/// Longer than that, for groups that would end and rows that would go.
+const LONG_TTL: &str = "state_ttl = '1000000 days'";
 
 /// What became of the programs.
 #[derive(Debug, Default)]
@@ -41,7 +44,8 @@ fn made_up_queries() {
     });
 }
 
-/// Where rows go after all others have come, joins give what they give where rows stay for ever.
+/// Where rows go after all others have come, joins of streams give what they give where rows stay for ever. So do groups and rows
+/// that last longer than that.
 #[test]
 fn made_up_queries_with_a_time_to_live() {
     with_stack(|| {
@@ -56,7 +60,17 @@ fn with_ttl(streams: &[String], queries: Vec<String>) -> Option<Vec<String>> {
     for query in queries {
         chosen.push(query.replace("state = 'unbounded'", TTL));
         match plan(streams, &chosen) {
-            Ok(_) => {}
+            Ok(program) => {
+                let pipeline = program.queries.last().map(|query| &query.pipeline);
+                if pipeline.is_some_and(takes_rows_back) {
+                    chosen.pop();
+                    // What comes when nothing can match any more would not come before all is over.
+                    chosen.push(match pipeline.is_some_and(waits_for_matches) {
+                        true => query,
+                        false => query.replace("state = 'unbounded'", LONG_TTL),
+                    });
+                }
+            }
             Err(error) => {
                 assert!(is_clean(&error), "{error:?}\n{}", chosen.join(";\n"));
                 chosen.pop();
@@ -64,7 +78,23 @@ fn with_ttl(streams: &[String], queries: Vec<String>) -> Option<Vec<String>> {
             }
         }
     }
-    chosen.iter().any(|query| query.contains(TTL)).then_some(chosen)
+    chosen.iter().any(|query| query.contains("state_ttl")).then_some(chosen)
+}
+
+fn takes_rows_back(pipeline: &Pipeline) -> bool {
+    let mut operators = pipeline.stages.iter().flat_map(|stage| &stage.operators);
+    operators.any(|operator| match operator {
+        Operator::SessionAggregate(sessions) => sessions.gives == SessionRows::Latest,
+        other => matches!(other, Operator::Expire(_)),
+    })
+}
+
+fn waits_for_matches(pipeline: &Pipeline) -> bool {
+    let mut operators = pipeline.stages.iter().flat_map(|stage| &stage.operators);
+    operators.any(|operator| match operator {
+        Operator::Join(join) => join.reach.is_some() && !matches!(join.kind, JoinKind::Inner | JoinKind::LeftSemi),
+        _ => false,
+    })
 }
 
 fn several(usually: u64, test: &str, changed: impl Fn(&[String], Vec<String>) -> Option<Vec<String>>) -> Count {

@@ -520,13 +520,55 @@ pub const QUERIES: &[Query] = &[
          AND b.at BETWEEN a.at - INTERVAL '90 seconds' AND a.at + INTERVAL '90 seconds')",
     ),
     with_ttl(
-        "ttl_counted",
-        true,
-        "SELECT w.key, count(*) AS pairs, sum(e.n) AS n, max(w.window_end) AS latest FROM tumbles w JOIN events e ON e.key = w.key WHERE w.events > 1 GROUP BY w.key",
-        "SELECT w.key, count(*) AS pairs, sum(e.n) AS n, max(w.window_end) AS latest FROM tumbles w
+        "ttl_windows",
+        false,
+        "SELECT w.key, w.window_end, e.n FROM tumbles w JOIN events e ON e.key = w.key WHERE w.events > 1",
+        "SELECT w.key, w.window_end, e.n FROM tumbles w
          JOIN events e ON e.key = w.key AND e.at BETWEEN w.window_end - INTERVAL '90 seconds' AND w.window_end + INTERVAL '90 seconds'
-         WHERE w.events > 1 GROUP BY w.key",
+         WHERE w.events > 1",
     ),
+    // Of the groups those are left that the last rows belong to.
+    with_ttl(
+        "ttl_left",
+        true,
+        "SELECT key, count(*) AS events, min(at) AS first, bool_and(flag) AS flags FROM events GROUP BY key",
+        "SELECT key, count(*) AS events, min(at) AS first, bool_and(flag) AS flags FROM events WHERE at > TIMESTAMP '2100-01-01' GROUP BY key",
+    ),
+    Query {
+        state: "state_ttl = '1000000 days'",
+        ..view(
+            "ttl_counted",
+            "SELECT key, count(*) AS rows, avg(n) AS n, max(window_end) AS latest, count(DISTINCT n) AS ns FROM ttl_windows GROUP BY key",
+        )
+    },
+    Query {
+        state: "state_ttl = '1000000 days'",
+        ..view(
+            "ttl_with_sizes",
+            "SELECT e.id, e.n, b.key, b.events FROM events e LEFT JOIN basic b ON b.key = e.other AND b.n > e.n",
+        )
+    },
+    with_ttl(
+        "ttl_last_with_sizes",
+        true,
+        "SELECT e.id, b.key, b.events FROM events e LEFT JOIN basic b ON b.key = e.key",
+        "SELECT e.id, b.key, b.events FROM events e LEFT JOIN basic b ON b.key = e.key WHERE e.at > TIMESTAMP '2100-01-01'",
+    ),
+    Query {
+        state: "state_ttl = '1000000 days'",
+        ..view(
+            "ttl_first",
+            "SELECT key, id, n, other, flag FROM (SELECT *, row_number() OVER (PARTITION BY upper(key), flag ORDER BY x DESC NULLS LAST, n, id) AS place FROM events)
+             WHERE place = 1 AND id % 3 > 0",
+        )
+    },
+    Query {
+        state: "state_ttl = '1000000 days'",
+        ..view(
+            "ttl_names",
+            "SELECT key AS name, flag FROM events UNION SELECT other, n > 3 FROM events WHERE n > 1 EXCEPT SELECT key, true FROM events WHERE id % 4 = 0",
+        )
+    },
     view(
         "last_of_keys",
         "SELECT DISTINCT ON (key) key, id, n + 1 AS more, at FROM events WHERE n IS NOT NULL ORDER BY key, at DESC, x DESC NULLS LAST, id",
