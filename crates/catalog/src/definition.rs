@@ -109,6 +109,9 @@ pub struct Query {
     /// For so long by event time a join keeps rows that it would keep for ever.
     #[serde(default)]
     pub state_ttl: Option<Micros>,
+    /// For each stage the numbers of its state tables, where the query goes on with what another one kept.
+    #[serde(default)]
+    pub tables: Vec<Vec<usize>>,
 }
 
 /// Whether the state of a query may grow with every row for ever.

@@ -82,6 +82,7 @@ mod tests {
             state: StateBound::Bounded,
             allowed_lateness: 0,
             state_ttl: None,
+            tables: Vec::new(),
         };
         let view = View {
             columns: Vec::new(),

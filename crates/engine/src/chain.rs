@@ -74,7 +74,7 @@ impl Chain {
                 let kept_elsewhere = rows_that_keep(plan, &stage.output)?;
                 let name = kept_elsewhere
                     .clone()
-                    .unwrap_or_else(|| operator_table(pipeline, number, place));
+                    .unwrap_or_else(|| operator_table(pipeline, number, stage.table(place)));
                 let table = log.state(&name).await?;
                 operator.restore(&Saved {
                     table: Arc::clone(&table),

@@ -33,7 +33,6 @@ use crate::elsewhere;
 use crate::epochs::Epochs;
 use crate::error::{Error, Result};
 use crate::guard::words_of;
-use crate::operators::has_state;
 use crate::output::Destination;
 use crate::peers::Peers;
 use crate::plan::{LateRows, Output, Pipeline, Stage, TimeSource};
@@ -173,8 +172,8 @@ impl Engine {
                 self.log.release(&owner(name, number, partition)).await?;
             }
             self.log.delete_state(&task_table(name, number)).await?;
-            for (place, _) in stage.operators.iter().enumerate().filter(|(_, plan)| has_state(plan)) {
-                self.log.delete_state(&operator_table(name, number, place)).await?;
+            for table in stage.all_tables() {
+                self.log.delete_state(&operator_table(name, number, table)).await?;
             }
             match &stage.output {
                 Output::View { table, topic, .. } => {

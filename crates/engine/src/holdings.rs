@@ -67,7 +67,7 @@ impl Query {
                 holdings.push(Holding {
                     stage: number,
                     place,
-                    table: (!is_in_view).then(|| operator_table(&self.pipeline.name, number, place)),
+                    table: (!is_in_view).then(|| operator_table(&self.pipeline.name, number, stage.table(place))),
                     held: tasks
                         .iter()
                         .try_fold(none, |sum, task| Some(sum.and(held_of(&task.borrow(), place)?))),

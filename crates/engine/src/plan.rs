@@ -35,6 +35,9 @@ pub struct Stage {
     pub input: Input,
     pub operators: Vec<Operator>,
     pub output: Output,
+    /// The numbers of the state tables of those operators that have one, in their order. Where there are none they are the
+    /// operators' places.
+    pub tables: Vec<usize>,
 }
 
 /// The topic that a stage reads; one task for each of its partitions.
@@ -518,6 +521,11 @@ impl Operator {
     pub fn closes_by_time(&self) -> bool {
         closes_by_time(self)
     }
+
+    /// The schema of the rows that come out, given that of those that go in.
+    pub fn output_schema(&self, input: &SchemaRef) -> SchemaRef {
+        output_schema(self, input)
+    }
 }
 
 impl Pipeline {
@@ -531,6 +539,19 @@ impl Pipeline {
 }
 
 impl Stage {
+    /// The number of the state table of the operator at this place.
+    pub fn table(&self, place: usize) -> usize {
+        let before = self.operators[..place].iter().filter(|operator| has_state(operator));
+        self.tables.get(before.count()).copied().unwrap_or(place)
+    }
+
+    /// The numbers of all its state tables.
+    pub fn all_tables(&self) -> Vec<usize> {
+        let places = 0..self.operators.len();
+        let with_state = places.filter(|&place| has_state(&self.operators[place]));
+        with_state.map(|place| self.table(place)).collect()
+    }
+
     /// The schema of the rows that come out.
     pub fn output_schema(&self) -> SchemaRef {
         let input = self.input.schema.clone();

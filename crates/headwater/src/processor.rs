@@ -313,9 +313,17 @@ impl Processor {
         let (sources, others): (Vec<_>, Vec<_>) = wanted.into_iter().partition(|(_, object)| object.source().is_some());
         for (id, definition) in others.into_iter().chain(sources) {
             let is_successor = snapshot.get(&definition.name).is_some_and(|present| present.id != id);
-            if let Some(active) = self.objects.write().get_mut(&id) {
-                active.is_successor = is_successor;
-                continue;
+            let former = match self.objects.write().get_mut(&id) {
+                Some(active) if active.definition.sql == definition.sql => {
+                    active.is_successor = is_successor;
+                    continue;
+                }
+                Some(active) => Some(active.query.clone()),
+                None => None,
+            };
+            // It goes on with another query, on the same topics and state.
+            if let Some(Query::Running(running)) = former {
+                running.stop().await;
             }
             let query = self.start(&definition, snapshot).await;
             let active = Active {

@@ -4,6 +4,7 @@
 //! its query, which is planned as it will be when it runs.
 
 mod column;
+mod keep;
 mod options;
 mod replace;
 pub mod sink;
@@ -36,10 +37,27 @@ pub fn changes(statement: &Statement, snapshot: &Snapshot) -> Result<Vec<Change>
             let Some((definition, name)) = define(statement, snapshot)? else {
                 return Ok(Vec::new());
             };
+            if let Some(Ok(kept)) = keep::asked(statement, &definition, snapshot) {
+                return Ok(vec![Change::Put(kept)]);
+            }
             replace::changes(definition, snapshot).map_err(|error| error.at(name.place.clone()))
         }
         _ => Ok(Vec::new()),
     }
+}
+
+/// Why a `CREATE OR REPLACE` that asks for the state of what it replaces (`start = 'state'`) can't have it; `None` where it can, or
+/// doesn't ask.
+///
+/// # Errors
+/// Why it can't be, with its place.
+pub fn why_not_kept(statement: &Statement, snapshot: &Snapshot) -> Result<Option<String>> {
+    if !keep::asks(statement) {
+        return Ok(None);
+    }
+    let defined = define(statement, snapshot)?;
+    let kept = defined.and_then(|(definition, _)| keep::asked(statement, &definition, snapshot));
+    Ok(kept.and_then(std::result::Result::err))
 }
 
 /// The definition that a `CREATE` makes, planned against `snapshot` as it will be, and the name in the statement. Its
@@ -289,6 +307,7 @@ fn query(select: &Select, flow: &Flow, options: &Options) -> Query {
         state: options.state,
         allowed_lateness: options.allowed_lateness,
         state_ttl: options.state_ttl,
+        tables: Vec::new(),
     }
 }
 

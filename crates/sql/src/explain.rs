@@ -407,7 +407,7 @@ fn named(expression: &str, name: &str) -> String {
 }
 
 /// The text without what only planners need: a column's place behind its name, `count(*)` in their words.
-fn plain(text: &str) -> String {
+pub fn plain(text: &str) -> String {
     let mut pieces = text.split('@');
     let mut plain = pieces.next().unwrap_or_default().to_owned();
     for piece in pieces {

@@ -24,6 +24,7 @@ mod retraction;
 mod scan;
 mod sessions;
 pub(crate) mod set_operations;
+pub(crate) mod shape;
 pub(crate) mod stages;
 pub(crate) mod tables;
 pub(crate) mod temporal;
@@ -80,7 +81,11 @@ pub fn pipeline(definition: &Definition, snapshot: &Snapshot) -> Result<Pipeline
             return Err(SqlError::internal(format!("a {} has no query", definition.kind())));
         }
     };
-    Ok(flow.into_pipeline(&name, output))
+    let mut pipeline = flow.into_pipeline(&name, output);
+    for (stage, tables) in pipeline.stages.iter_mut().zip(&query.tables) {
+        stage.tables.clone_from(tables);
+    }
+    Ok(pipeline)
 }
 
 /// `SELECT … EMIT CHANGES`: its stages, and the schema of the batches that they put out into the topic

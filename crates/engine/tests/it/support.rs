@@ -195,6 +195,7 @@ pub fn stage(input: Input, operators: Vec<Operator>, output: Output) -> Stage {
         input,
         operators,
         output,
+        tables: Vec::new(),
     }
 }
 

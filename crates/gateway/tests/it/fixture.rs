@@ -246,5 +246,6 @@ fn query() -> Query {
         state: StateBound::Bounded,
         allowed_lateness: 0,
         state_ttl: None,
+        tables: Vec::new(),
     }
 }

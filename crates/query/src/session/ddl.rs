@@ -40,7 +40,7 @@ pub async fn apply(shared: &Arc<Shared>, statements: &[Statement]) -> Result<Vec
     let (version, notices) = loop {
         let snapshot = catalog.snapshot();
         let planned = plan(statements, &snapshot)?;
-        let changes = planned.concat();
+        let changes: Vec<Change> = planned.iter().flat_map(|planned| planned.changes.clone()).collect();
         look(shared, statements, &changes, &snapshot).await?;
         let notices = notices(statements, &planned);
         if changes.is_empty() {
@@ -62,25 +62,33 @@ pub async fn apply(shared: &Arc<Shared>, statements: &[Statement]) -> Result<Vec
     Ok(statements.iter().zip(notices).map(done).collect())
 }
 
-/// The changes that each of the statements makes, in their order. Statements that aren't changes are left out.
-fn plan(statements: &[Statement], snapshot: &Snapshot) -> Result<Vec<Vec<Change>>, SqlError> {
-    let mut changes = Vec::new();
-    let mut working = snapshot.clone();
-    for statement in statements.iter().filter(|statement| changes_catalog(statement)) {
-        let new = define::changes(statement, &working)?;
-        working = working.with(&new);
-        changes.push(new);
-    }
-    Ok(changes)
+/// What a statement changes.
+struct Planned {
+    changes: Vec<Change>,
+    /// Why it doesn't go on with the state of what it replaces, if it was to.
+    why_anew: Option<String>,
 }
 
-fn notices(statements: &[Statement], planned: &[Vec<Change>]) -> Vec<Option<String>> {
+/// What each of the statements changes, in their order. Statements that aren't changes are left out.
+fn plan(statements: &[Statement], snapshot: &Snapshot) -> Result<Vec<Planned>, SqlError> {
+    let mut all = Vec::new();
+    let mut working = snapshot.clone();
+    for statement in statements.iter().filter(|statement| changes_catalog(statement)) {
+        let why_anew = define::why_not_kept(statement, &working)?;
+        let changes = define::changes(statement, &working)?;
+        working = working.with(&changes);
+        all.push(Planned { changes, why_anew });
+    }
+    Ok(all)
+}
+
+fn notices(statements: &[Statement], planned: &[Planned]) -> Vec<Option<String>> {
     let notices = statements.iter().zip(planned);
-    notices.map(|(statement, changes)| notice(statement, changes)).collect()
+    notices.map(|(statement, planned)| notice(statement, planned)).collect()
 }
 
 /// What became of the object that a CREATE made or replaced, and of those that read from it.
-fn notice(statement: &Statement, changes: &[Change]) -> Option<String> {
+fn notice(statement: &Statement, planned: &Planned) -> Option<String> {
     let (name, or_replace) = match &statement.kind {
         Kind::CreateStream(create) => (&create.name.value, create.or_replace),
         Kind::CreateView(create) => (&create.name.value, create.or_replace),
@@ -88,6 +96,7 @@ fn notice(statement: &Statement, changes: &[Change]) -> Option<String> {
         Kind::CreateSink(create) => (&create.name.value, create.or_replace),
         _ => return None,
     };
+    let changes = &planned.changes;
     let Some(Change::Put(object)) = changes.first() else {
         return Some(match or_replace {
             true => format!("{name} is there in these words already: nothing was changed"),
@@ -99,6 +108,11 @@ fn notice(statement: &Statement, changes: &[Change]) -> Option<String> {
         [] => String::new(),
         others => format!(", and with it {}", others.join(", ")),
     };
+    if object.id != 0 && object.successor.is_none() {
+        return Some(format!(
+            "{name} goes on with what it has kept: the new query is that of the rows from now on"
+        ));
+    }
     let Some(successor) = &object.successor else {
         return (!others.is_empty()).then(|| format!("made anew at once{with}"));
     };
@@ -107,8 +121,12 @@ fn notice(statement: &Statement, changes: &[Change]) -> Option<String> {
         Start::Earliest => format!("from the start of {}", query.reads.join(" and ")),
         Start::Latest => "from now on".to_owned(),
     };
+    let why = planned.why_anew.as_ref();
+    let why = why.map_or(String::new(), |why| {
+        format!(", because its state can't be kept ({why})")
+    });
     Some(format!(
-        "built anew {from}{with}; until that has caught up, {name} answers as it was"
+        "built anew {from}{with}{why}; until that has caught up, {name} answers as it was"
     ))
 }
 

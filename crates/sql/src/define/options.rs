@@ -41,6 +41,14 @@ const OF_VIEWS: [&str; 6] = ["partitions", "http.path", "start", "state", TTL, L
 const LATENESS: &str = "allowed_lateness";
 const TTL: &str = "state_ttl";
 
+/// With the state of what is replaced, or else from the earliest row on: see [`super::keep`].
+pub const FROM_STATE: &str = "state";
+const STARTS: [(&str, Start); 3] = [
+    ("earliest", Start::Earliest),
+    ("latest", Start::Latest),
+    (FROM_STATE, Start::Earliest),
+];
+
 /// Routes that are Headwater's own, with everything below them.
 const ROUTES: [&str; 9] = [
     "/v1",
@@ -149,7 +157,7 @@ impl Options {
                     ttl_place = Some(option.key.place.clone());
                 }
                 "idle_timeout" => read.idle_timeout_ms = millis(option)?,
-                "start" => read.start = one_of(option, [("earliest", Start::Earliest), ("latest", Start::Latest)])?,
+                "start" => read.start = one_of(option, STARTS)?,
                 "state" => {
                     read.state = one_of(
                         option,

@@ -375,6 +375,7 @@ impl Stages<'_> {
                     partition_by: partition_by.clone(),
                     first_producer: producers,
                 },
+                tables: Vec::new(),
             });
             if tells_time {
                 producers += branch.rows.tasks;
@@ -494,6 +495,7 @@ impl Flow {
             input: self.last.input,
             operators: self.last.operators,
             output,
+            tables: Vec::new(),
         });
         Pipeline {
             name: name.into(),
