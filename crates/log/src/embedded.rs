@@ -22,6 +22,9 @@
 //!   reading goes on.
 //! * Damage to the index of a topic or to a state table is an error of kind corrupt, but what is in
 //!   the damaged block is lost without a way around it.
+//!
+//! A log that is **expendable**, because all in it can be made again, promises less and is faster: nothing is synced before it is closed. After a
+//! crash of the process it is whole; if it is damaged, or the machine went down, it begins anew.
 
 pub mod options;
 
@@ -61,7 +64,7 @@ use crate::embedded::topics::{OpenTable, OpenTopic, Partition};
 use crate::ends::{self, Gone};
 use crate::error::{Error, Result};
 use crate::topic::{Topic, TopicSpec, check_spec, check_trim};
-use crate::{Claim, Commit, Log, LoggedBatch, Produced, StateTable, StateWrite, encoding, rows};
+use crate::{Claim, Commit, Log, LoggedBatch, Produced, StateTable, StateWrite, check_state_keys, encoding, rows};
 
 /// A group of writes ends when it is this large, so that its first writes don't wait for ever longer
 /// syncs; earlier where the queue is short.
@@ -98,7 +101,21 @@ impl EmbeddedLog {
     /// [`Error::InUse`] while another process has it open; [`Error::NewerFormat`];
     /// [`Error::DamagedFile`]; [`Error::Io`] with the path that can't be used.
     pub fn open(options: EmbeddedOptions, clock: Arc<dyn Clock>) -> Result<Arc<Self>> {
+        match Self::try_open(options.clone(), clock.clone()) {
+            Err(error @ Error::DamagedFile { .. }) if options.expendable => {
+                tracing::warn!(%error, "beginning anew: all that was there can be made again");
+                Directory::wipe(&options.directory)?;
+                Self::try_open(options, clock)
+            }
+            opened => opened,
+        }
+    }
+
+    fn try_open(options: EmbeddedOptions, clock: Arc<dyn Clock>) -> Result<Arc<Self>> {
         let directory = Directory::open(&options.directory)?;
+        if options.expendable {
+            directory.check_boot()?;
+        }
         directory.check_journals()?;
         let store = Store::open(directory.store_folder(), &options)?;
         let space = Space::new(&options, clock.clone());
@@ -154,11 +171,21 @@ impl EmbeddedLog {
             }
         }
         if was_open {
-            self.shared.directory.note_closed();
+            self.note_closed();
         }
         for topic in self.shared.topics.read().values() {
             topic.gone(Gone::Closed);
         }
+    }
+
+    fn note_closed(&self) {
+        if self.shared.options.expendable
+            && let Err(error) = self.shared.store.sync()
+        {
+            tracing::warn!(%error, "the log can't be synced, and counts as not closed");
+            return;
+        }
+        self.shared.directory.note_closed();
     }
 
     fn queue(&self) -> Result<mpsc::Sender<Request>> {
@@ -399,16 +426,6 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
     match tokio::runtime::Handle::try_current() {
         Ok(runtime) => runtime.spawn_blocking(work).await.map_err(|_| Error::Closed)?,
         Err(_) => work(),
-    }
-}
-
-fn check_state_keys(entries: &committer::Entries) -> Result<()> {
-    match entries.iter().map(|(key, _)| key.len()).max() {
-        Some(bytes) if bytes > layout::STATE_KEY_BYTES_MAX => Err(Error::Invalid(format!(
-            "a key of {bytes} bytes is above the limit of {}",
-            layout::STATE_KEY_BYTES_MAX
-        ))),
-        _ => Ok(()),
     }
 }
 

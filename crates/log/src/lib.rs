@@ -30,7 +30,7 @@ use headwater_event::clock::Micros;
 use headwater_event::offset::{Offset, TopicPartition};
 use headwater_event::watermark::Progress;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::topic::{Topic, TopicSpec};
 
 /// A batch as it stands in the log. The rows have the offsets `base .. base + rows`; a batch
@@ -96,11 +96,23 @@ impl Produced {
     }
 }
 
-/// New values under keys of a state table; `None` removes the key. The last entry of a key wins.
+/// What every back end has room for.
+const STATE_KEY_BYTES_MAX: usize = 65_534;
+
+/// New values under keys of a state table, of 65,534 bytes at most; `None` removes the key. The last entry of a key wins.
 #[derive(Clone, Debug)]
 pub struct StateWrite {
     pub table: Arc<str>,
     pub entries: Arc<[(Bytes, Option<Bytes>)]>,
+}
+
+fn check_state_keys(entries: &[(Bytes, Option<Bytes>)]) -> Result<()> {
+    match entries.iter().map(|(key, _)| key.len()).max() {
+        Some(bytes) if bytes > STATE_KEY_BYTES_MAX => Err(Error::Invalid(format!(
+            "a key of {bytes} bytes is above the limit of {STATE_KEY_BYTES_MAX}"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// What becomes visible and durable together, or not at all. Cheap to clone, so that whoever has

@@ -20,7 +20,7 @@ use crate::ends::{self, Ends, Gone};
 use crate::error::{Error, Result};
 use crate::memory::table::MemoryTable;
 use crate::topic::{Cleanup, Topic, TopicSpec, check_spec, check_trim, reconcile};
-use crate::{Claim, Commit, Log, LoggedBatch, Produced, StateTable, rows};
+use crate::{Claim, Commit, Log, LoggedBatch, Produced, StateTable, check_state_keys, rows};
 
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
@@ -201,6 +201,9 @@ impl Log for MemoryLog {
 
     async fn commit(&self, claim: &Claim, commit: Commit) -> Result<Vec<Offset>> {
         self.sweep_if_due()?;
+        for write in &commit.state {
+            check_state_keys(&write.entries)?;
+        }
         let mut contents = self.contents.lock();
         if contents.claims.get(&claim.owner) != Some(&claim.token) {
             return Err(Error::Fenced {

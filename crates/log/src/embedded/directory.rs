@@ -4,6 +4,7 @@
 //! <directory>/lock     locked while a process has the log open
 //! <directory>/format   the version of everything below, as decimal text
 //! <directory>/closed   how long the journals were when the log was closed; not there while it is open
+//! <directory>/boot     since when the machine had been up when an expendable log was opened
 //! <directory>/log/     the store
 //! ```
 
@@ -21,7 +22,11 @@ pub const FORMAT: u32 = 1;
 const LOCK_FILE: &str = "lock";
 const FORMAT_FILE: &str = "format";
 const CLOSED_FILE: &str = "closed";
+const BOOT_FILE: &str = "boot";
 const STORE_FOLDER: &str = "log";
+
+/// Another text after each start of the machine.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// A data directory that is ours until this is dropped.
 #[derive(Debug)]
@@ -33,6 +38,24 @@ pub(super) struct Directory {
 impl Directory {
     /// Creates the directory where it isn't there, locks it, and checks its format.
     pub fn open(path: &Path) -> Result<Self> {
+        let directory = Self::lock(path)?;
+        directory.check_format()?;
+        Ok(directory)
+    }
+
+    /// Removes all that a log has left there.
+    pub fn wipe(path: &Path) -> Result<()> {
+        let directory = Self::lock(path)?;
+        let there = |error: &std::io::Error| error.kind() != std::io::ErrorKind::NotFound;
+        let removed = [FORMAT_FILE, CLOSED_FILE, BOOT_FILE].map(|file| std::fs::remove_file(path.join(file)));
+        let store = std::fs::remove_dir_all(directory.store_folder());
+        match removed.into_iter().chain([store]).filter_map(Result::err).find(there) {
+            Some(source) => Err(io(path, source)),
+            None => Ok(()),
+        }
+    }
+
+    fn lock(path: &Path) -> Result<Self> {
         std::fs::create_dir_all(path).map_err(|source| io(path, source))?;
         let lock_path = path.join(LOCK_FILE);
         let lock = OpenOptions::new()
@@ -50,16 +73,31 @@ impl Directory {
             }
             Err(TryLockError::Error(source)) => return Err(io(&lock_path, source)),
         }
-        let directory = Self {
+        Ok(Self {
             path: path.to_owned(),
             _lock: lock,
-        };
-        directory.check_format()?;
-        Ok(directory)
+        })
     }
 
     pub fn store_folder(&self) -> PathBuf {
         self.path.join(STORE_FOLDER)
+    }
+
+    /// For a log that isn't synced, before all else: what of it is on the disk fits together only if it was closed, or if the
+    /// machine has been up since it was opened.
+    pub fn check_boot(&self) -> Result<()> {
+        let path = self.path.join(BOOT_FILE);
+        let boot = std::fs::read(BOOT_ID).unwrap_or_default();
+        let same = !boot.is_empty() && std::fs::read(&path).is_ok_and(|opened| opened == boot);
+        let store = self.store_folder();
+        if !same && store.exists() && !self.path.join(CLOSED_FILE).exists() {
+            return Err(Error::DamagedFile {
+                file: store,
+                what: "the machine went down while it was open, and it isn't synced".to_owned(),
+            });
+        }
+        // Whatever a crash leaves of it isn't what the machine calls its next start.
+        std::fs::write(&path, boot).map_err(|source| io(&path, source))
     }
 
     /// Has to come before the store is opened.

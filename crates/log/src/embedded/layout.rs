@@ -26,7 +26,6 @@ pub(super) const META: &str = "meta";
 pub(super) const LAST_NUMBER: &[u8] = b"n";
 pub(super) const LAST_TOKEN: &[u8] = b"K";
 pub(super) const OWNER_BYTES_MAX: usize = 4096;
-pub(super) const STATE_KEY_BYTES_MAX: usize = 65_534;
 
 const BATCH_KEY_BYTES: usize = 12;
 

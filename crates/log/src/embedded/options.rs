@@ -25,6 +25,9 @@ pub struct EmbeddedOptions {
     /// How often retention and compaction are applied.
     pub sweep_every: Duration,
     pub compression: Compression,
+    /// Whether everything in it can be made again. Then writes aren't synced, and a log that is damaged, or that was open when the machine
+    /// went down, is wiped when it is opened.
+    pub expendable: bool,
     /// How to learn what is free on the disk of a directory.
     pub free_space: FreeSpace,
 }
@@ -47,6 +50,7 @@ impl EmbeddedOptions {
             disk_free_bytes_min: 256 << 20,
             sweep_every: Duration::from_secs(60),
             compression: Compression::default(),
+            expendable: false,
             free_space: Arc::new(free_bytes),
         }
     }
@@ -63,6 +67,7 @@ impl std::fmt::Debug for EmbeddedOptions {
             .field("disk_free_bytes_min", &self.disk_free_bytes_min)
             .field("sweep_every", &self.sweep_every)
             .field("compression", &self.compression)
+            .field("expendable", &self.expendable)
             .finish_non_exhaustive()
     }
 }

@@ -43,6 +43,8 @@ pub(super) struct Store {
     pub database: Database,
     pub meta: Keyspace,
     folder: PathBuf,
+    /// What a commit waits for.
+    durability: PersistMode,
     /// What all memtables that are written to may take together.
     memtables_bytes: u64,
     memtables: Mutex<Memtables>,
@@ -81,6 +83,10 @@ impl Store {
             database,
             meta,
             folder: folder.to_owned(),
+            durability: match options.expendable {
+                true => PersistMode::Buffer,
+                false => PersistMode::SyncData,
+            },
             memtables_bytes,
             memtables: Mutex::default(),
         })
@@ -124,9 +130,16 @@ impl Store {
             .map_err(|error| self.error(error))
     }
 
-    /// A batch that is durable when its commit returns, and only then becomes visible.
+    /// A batch that is durable when its commit returns, and only then becomes visible. In a log that is expendable, the operating system has it.
     pub fn batch(&self) -> OwnedWriteBatch {
-        self.database.batch().durability(Some(PersistMode::SyncData))
+        self.database.batch().durability(Some(self.durability))
+    }
+
+    /// Everything that was committed is durable when this returns.
+    pub fn sync(&self) -> Result<()> {
+        self.database
+            .persist(PersistMode::SyncAll)
+            .map_err(|error| self.error(error))
     }
 
     pub fn commit(&self, batch: OwnedWriteBatch) -> Result<()> {

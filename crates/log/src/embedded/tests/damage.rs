@@ -339,3 +339,46 @@ async fn a_closed_log_says_so() {
     assert!(matches!(log.read(&partition, 0, 1, None).await, Err(Error::Closed)));
     assert!(log.memory_used() > 0 && log.bytes_used() > 0);
 }
+
+/// A log whose content can be made again begins anew where it can't be trusted: where it is damaged, or was open when the machine went down.
+/// A process that was killed leaves it as it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_expendable_log_begins_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = || {
+        let mut options = small(folder.path());
+        options.expendable = true;
+        EmbeddedLog::open(options, ManualClock::new(NOW)).unwrap()
+    };
+    let fill = async |log: &EmbeddedLog| {
+        let claim = log.claim("owner").await.unwrap();
+        let write = crate::StateWrite {
+            table: "s".into(),
+            entries: [(b"key".as_slice().into(), Some(b"value".as_slice().into()))].into(),
+        };
+        let commit = crate::Commit {
+            state: vec![write],
+            ..crate::Commit::default()
+        };
+        log.commit(&claim, commit).await.unwrap();
+    };
+    let is_filled = async || {
+        let table = open().state("s").await.unwrap();
+        table.get(b"key").unwrap().is_some()
+    };
+    let machine_went_down = || fs::write(folder.path().join("boot"), "another start").unwrap();
+    fill(&open()).await;
+    assert!(is_filled().await, "it was closed");
+    machine_went_down();
+    assert!(is_filled().await, "it was closed before the machine went down");
+    as_if_killed(folder.path());
+    assert!(is_filled().await, "only the process was killed");
+    as_if_killed(folder.path());
+    machine_went_down();
+    assert!(!is_filled().await, "nothing says what of it was on the disk");
+    fill(&open()).await;
+    flip(&journal(folder.path()), 100);
+    assert!(!is_filled().await, "it is damaged");
+    fill(&open()).await;
+    assert!(is_filled().await);
+}
