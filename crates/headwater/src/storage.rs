@@ -109,13 +109,17 @@ pub fn embedded_options(config: &Config) -> EmbeddedOptions {
     }
 }
 
-/// Kafka's.
+/// Kafka's. The copies are wiped where they are damaged, so they have a folder of their own, in which no log of another back end ever was.
 pub fn kafka_options(config: &Config) -> KafkaOptions {
+    let copies = EmbeddedOptions {
+        directory: config.data.directory.join("copies"),
+        ..embedded_options(config)
+    };
     KafkaOptions {
         brokers: config.log.brokers.join(","),
         prefix: config.log.prefix.clone(),
         replication: config.log.replication,
         security: config.log.security.clone(),
-        copies: embedded_options(config),
+        copies,
     }
 }

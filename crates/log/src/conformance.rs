@@ -94,6 +94,7 @@ pub async fn run<B: Backend>(backend: &B) -> Result<()> {
         commits::consumed_offsets_are_kept_per_owner,
         commits::a_released_owner_starts_anew,
         commits::the_last_value_of_a_key_wins,
+        commits::a_key_has_a_limit,
         commits::state_is_read_in_order,
         commits::a_scan_sees_one_instant,
         commits::a_deleted_state_table_is_empty_when_it_is_made_again,

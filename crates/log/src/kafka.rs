@@ -7,8 +7,8 @@
 //! An owner's work belongs to whoever has taken over its transactional id last. Kafka refuses what the earlier one writes after that, from
 //! whichever machine it comes.
 //!
-//! State tables are compacted topics, of which each process that opens one keeps a copy in its own directory (`follower`). The copy is
-//! a cache: a process that begins with an empty directory reads all of it again.
+//! State tables are compacted topics, of which each process that opens one keeps a copy in its own directory (`copies`, `follower`). The copy is
+//! a cache: a process that begins with an empty directory reads all of it again. What a process commits is in its copies at once.
 //!
 //! # What is different from the log in one directory
 //! * Retention and compaction are the brokers', by their clock.
@@ -23,6 +23,7 @@ pub mod transactions;
 mod appender;
 mod cluster;
 mod context;
+mod copies;
 mod follower;
 mod names;
 mod partitions;
@@ -46,6 +47,7 @@ use crate::embedded::EmbeddedLog;
 use crate::error::{Error, Result};
 use crate::kafka::appender::Appender;
 use crate::kafka::cluster::{Cluster, blocking};
+use crate::kafka::copies::{Copies, placed_state};
 use crate::kafka::follower::{BARRIER, Consumed, ENTRY, Followed, Follower};
 use crate::kafka::names::Names;
 use crate::kafka::options::KafkaOptions;
@@ -55,7 +57,7 @@ use crate::kafka::records::{base_of, prefixed, record_of};
 use crate::kafka::registry::{Event, KnownTable, KnownTopic};
 use crate::kafka::transactions::{Failure, Record, Transactions};
 use crate::topic::{Cleanup, Topic, TopicSpec, check_spec, check_trim, reconcile, stored};
-use crate::{Claim, Commit, Log, LoggedBatch, Produced, StateTable, rows};
+use crate::{Claim, Commit, Log, LoggedBatch, Produced, StateTable, check_state_keys, rows};
 
 /// How long a topic on the cluster may wait for its entry in the registry, before it is a remainder of one that was deleted.
 const MADE_TIME_MAX: Duration = Duration::from_secs(3);
@@ -98,10 +100,15 @@ impl KafkaLog {
     pub fn open(options: KafkaOptions, clock: Arc<dyn Clock>) -> Result<Arc<Self>> {
         let names = Names::new(&options.prefix)?;
         let cluster = Cluster::open(&options)?;
-        let copies = EmbeddedLog::open(options.copies, clock.clone())?;
+        let mut copies = options.copies;
+        // They come back from the cluster.
+        copies.expendable = true;
+        // The copies have no topics, so this is for what is fetched from the cluster's.
+        let ahead_bytes = std::mem::take(&mut copies.tail_cache_bytes);
+        let copies = EmbeddedLog::open(copies, clock.clone())?;
         let handle = Handle::current();
         std::thread::scope(|scope| {
-            let opening = scope.spawn(|| handle.block_on(Self::open_on(names, cluster, copies, clock)));
+            let opening = scope.spawn(|| handle.block_on(Self::open_on(names, cluster, copies, ahead_bytes, clock)));
             opening
                 .join()
                 .map_err(|_| Error::Kafka("opening the log panicked".to_owned()))?
@@ -112,6 +119,7 @@ impl KafkaLog {
         names: Names,
         cluster: Cluster,
         copies: Arc<EmbeddedLog>,
+        ahead_bytes: usize,
         clock: Arc<dyn Clock>,
     ) -> Result<Arc<Self>> {
         let for_ever = Cleanup::Delete {
@@ -122,12 +130,17 @@ impl KafkaLog {
         cluster.create_topic(&names.registry(), 1, &for_ever).await?;
         cluster.create_topic(&names.owners(), 1, &newest).await?;
         let process = process_id(&copies, &*clock).await?;
-        let follower = Follower::open(&cluster.connection, &names, copies.clone()).await?;
-        let (id, for_appender) = (names.appends(&process), cluster.connection.clone());
-        let appender = blocking(move || Appender::open(for_appender, id)).await?;
+        let follower = Follower::open(&cluster.connection, &names, Copies::open(copies.clone()).await?)?;
+        let (id, topic, for_appender) = (names.appends(&process), names.registry(), cluster.connection.clone());
+        let appender = blocking(move || Appender::open(for_appender, id, topic)).await?;
         let log = Arc::new(Self {
             process: process.clone(),
-            partitions: Arc::new(Partitions::new(&cluster.connection, clock.clone())?),
+            partitions: Arc::new(Partitions::new(
+                &cluster.connection,
+                cluster.asking.clone(),
+                clock.clone(),
+                ahead_bytes,
+            )),
             clock,
             names,
             cluster,
@@ -468,7 +481,7 @@ impl Log for KafkaLog {
             Some(Bytes::new()),
         );
         let claimed = blocking(move || {
-            let transactions = Transactions::open(&connection, &id)?;
+            let transactions = Transactions::open(&connection, &id, &record.topic)?;
             let placed = transactions.write(&[record]).map_err(Failure::into_error)?;
             Ok((transactions, placed[0]))
         });
@@ -500,15 +513,15 @@ impl Log for KafkaLog {
         let _turn = owner.turn.lock().await;
         let mut records = Vec::new();
         let written = self.records(&commit.produced, &mut records)?;
-        let mut states = Vec::new();
-        for write in &commit.state {
+        let mut state = Vec::with_capacity(commit.state.len());
+        for write in commit.state {
+            check_state_keys(&write.entries)?;
             let table = self.table(&write.table).await?;
+            let first = records.len();
             for (key, value) in write.entries.iter() {
                 records.push(self.record(&table.kafka, prefixed(ENTRY, key), value.clone()));
             }
-            if !write.entries.is_empty() {
-                states.push((table, records.len() - 1));
-            }
+            state.push((table, write.entries, first));
         }
         let mut consumed = owner.consumed.lock().clone();
         for (partition, offset) in &commit.consumed {
@@ -526,25 +539,23 @@ impl Log for KafkaLog {
             let key = prefixed(ENTRY, claim.owner.as_bytes());
             records.push(self.record(&self.names.owners(), key, Some(value.into())));
         }
-        let (writer, partitions) = (owner.clone(), self.partitions.clone());
+        let (writer, partitions, followed) = (owner.clone(), self.partitions.clone(), self.followed().clone());
         let write = move || {
             let placed = writer.transactions.write(&records);
             Ok(placed.map(|placed| {
-                // Also where nobody waits for it any more.
+                // All of this also where nobody waits for it any more.
                 *writer.consumed.lock() = consumed;
                 let offsets = partitions.note(&written, &placed);
-                (placed, offsets)
+                (offsets, followed.copies.lead(&placed_state(state, &placed)))
             }))
         };
-        let (placed, offsets) = match blocking(write).await? {
+        let (offsets, led) = match blocking(write).await? {
             Ok(done) => done,
             Err(Failure::Aborted(error)) => return Err(error),
             Err(Failure::Broken(error)) => return Err(self.why_broken(claim, &error).await?),
         };
-        for (table, last) in states {
-            if self.followed().is_open(&table) {
-                self.followed().wait(&table.kafka, placed[last]).await?;
-            }
+        for (table, last) in led {
+            self.followed().wait(&table, last).await?;
         }
         Ok(offsets)
     }
@@ -565,7 +576,7 @@ impl Log for KafkaLog {
         let (connection, id) = (self.cluster.connection.clone(), self.names.owner(owner));
         let record = self.record(&self.names.owners(), prefixed(ENTRY, owner.as_bytes()), None);
         let forgotten = blocking(move || {
-            let transactions = Transactions::open(&connection, &id)?;
+            let transactions = Transactions::open(&connection, &id, &record.topic)?;
             transactions.write(&[record]).map_err(Failure::into_error)
         });
         let placed = forgotten.await?;

@@ -141,12 +141,14 @@ async fn processes_share_a_log() {
     assert_eq!(second.create_topic(other).await.unwrap_err().kind(), Kind::Conflict);
 
     let claimed = first.claim("task").await.unwrap();
+    let seen_by_first = first.state("last").await.unwrap();
     first.commit(&claimed, commit(7)).await.unwrap();
     let taken_over = second.claim("task").await.unwrap();
     assert_eq!(taken_over.consumed, [(TopicPartition::new("numbers", 1), 7)].into());
     assert_eq!(last(&*second).await.as_deref(), Some(&b"7"[..]));
     let late = first.commit(&claimed, commit(8)).await;
     assert!(matches!(late, Err(Error::Fenced { .. })), "{late:?}");
+    assert_eq!(seen_by_first.get(b"n").unwrap().as_deref(), Some(&b"7"[..]));
     second.commit(&taken_over, commit(9)).await.unwrap();
     assert_eq!(all(&*first, 0).await, [7, 9]);
     assert_eq!(last(&*first).await.as_deref(), Some(&b"9"[..]));

@@ -23,7 +23,7 @@ use rdkafka::consumer::Consumer as _;
 use crate::cluster::Cluster;
 use crate::options::{About, Options, Refusal};
 use crate::sink::{Offsets, Opened, Promise, Rows, Sink, Start, Undeliverable};
-use crate::sinks::kafka::position::Position;
+use crate::sinks::kafka::position::{Position, TOPIC};
 use crate::sinks::texts::Texts;
 use crate::sinks::{Reads, last_changes};
 use crate::source::Error;
@@ -114,7 +114,7 @@ impl Sink for Kafka {
         let position = Position::new(start.identity);
         position.make(&connection).await?;
         // What another process has begun for this sink ends here, so the position is final.
-        let transactions = Transactions::open(&connection, &format!("headwater-sink/{}", start.identity));
+        let transactions = Transactions::open(&connection, &transactional(start.identity), TOPIC);
         let transactions = transactions.map_err(said)?;
         let next = position.read(&connection)?;
         self.open = Some(Open {
@@ -158,10 +158,15 @@ impl Sink for Kafka {
     async fn forget(&mut self, start: Start<'_>) -> Result<(), Error> {
         let connection = self.cluster.connection(start.within)?;
         let position = Position::new(start.identity);
-        let transactions = Transactions::open(&connection, &format!("headwater-sink/{}", start.identity));
+        let transactions = Transactions::open(&connection, &transactional(start.identity), TOPIC);
         let written = transactions.map_err(said)?.write(&[position.gone()]);
         written.map(drop).map_err(|failure| said(failure.into_error()))
     }
+}
+
+/// A sink's transactional id.
+fn transactional(identity: &str) -> String {
+    format!("headwater-sink/{identity}")
 }
 
 impl Kafka {

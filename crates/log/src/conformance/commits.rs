@@ -76,6 +76,7 @@ pub(super) async fn a_later_claim_fences_the_earlier<B: Backend>(backend: &B) ->
     let other = log.claim("other").await?;
     let later = log.claim("task").await?;
     assert!(later.token > earlier.token);
+    let table = log.state("s").await?;
     let commit = |id| Commit {
         consumed: vec![(TopicPartition::new("t", 0), 99)],
         produced: vec![produced("t", 0, [id])],
@@ -84,6 +85,7 @@ pub(super) async fn a_later_claim_fences_the_earlier<B: Backend>(backend: &B) ->
     let fenced = log.commit(&earlier, commit(1)).await;
     assert_eq!(fenced.as_ref().map_err(Error::kind), Err(Kind::Conflict));
     assert!(ids_of(&*log, "t", 0).await?.is_empty());
+    assert!(all(&table)?.is_empty());
     assert!(all(&log.state("s").await?)?.is_empty());
     log.commit(&other, commit(2)).await?;
     log.commit(&later, commit(3)).await?;
@@ -97,6 +99,7 @@ pub(super) async fn a_failed_commit_changes_nothing<B: Backend>(backend: &B) -> 
     let log = backend.open("commit-failed")?;
     log.create_topic(spec("t", 1)).await?;
     let claim = log.claim("task").await?;
+    let table = log.state("s").await?;
     let bad = Commit {
         consumed: vec![(TopicPartition::new("t", 0), 1)],
         produced: vec![produced("t", 0, [1]), produced("t", 7, [2])],
@@ -106,6 +109,8 @@ pub(super) async fn a_failed_commit_changes_nothing<B: Backend>(backend: &B) -> 
     let (failed, appended) = futures::join!(log.commit(&claim, bad), good);
     assert_eq!(failed.as_ref().map_err(Error::kind), Err(Kind::Invalid));
     appended?;
+    assert!(all(&table)?.is_empty());
+    drop(table);
     let log = reopened(backend, log, "commit-failed")?;
     assert_eq!(ids_of(&*log, "t", 0).await?, [5]);
     assert!(all(&log.state("s").await?)?.is_empty());
@@ -197,6 +202,22 @@ pub(super) async fn the_last_value_of_a_key_wins<B: Backend>(backend: &B) -> Res
     third?;
     let log = reopened(backend, log, "last-wins")?;
     assert_eq!(texts(&all(&log.state("s").await?)?), [("a", "2"), ("d", "2")]);
+    Ok(())
+}
+
+/// A key that is too long is refused, and the next commit is as good as ever.
+pub(super) async fn a_key_has_a_limit<B: Backend>(backend: &B) -> Result<()> {
+    let log = backend.open("long-key")?;
+    let claim = log.claim("task").await?;
+    let table = log.state("s").await?;
+    let long = StateWrite {
+        table: "s".into(),
+        entries: [(Bytes::from(vec![b'k'; 1 << 17]), None)].into(),
+    };
+    let refused = log.commit(&claim, state(vec![long])).await;
+    assert_eq!(refused.map_err(|error| error.kind()), Err(Kind::Invalid));
+    log.commit(&claim, state(vec![write("s", [("a", Some("1"))])])).await?;
+    assert_eq!(texts(&all(&table)?), [("a", "1")]);
     Ok(())
 }
 

@@ -25,11 +25,12 @@ struct Append {
 }
 
 impl Appender {
-    /// Takes over the id of an earlier process, whose unfinished appends are gone.
-    pub fn open(connection: Connection, id: String) -> Result<Self> {
-        let transactions = Transactions::open(&connection, &id)?;
+    /// Takes over the id of an earlier process, whose unfinished appends are gone. `topic` is any one that is there.
+    pub fn open(connection: Connection, id: String, topic: String) -> Result<Self> {
+        let open = move || Transactions::open(&connection, &id, &topic);
+        let transactions = open()?;
         let (queue, appends) = mpsc::channel(QUEUE_MAX);
-        let run = move || run(transactions, appends, &connection, &id);
+        let run = move || run(transactions, appends, &open);
         let thread = std::thread::Builder::new().name("log-appender".to_owned()).spawn(run);
         let thread = thread.map_err(|error| Error::Kafka(format!("no thread: {error}")))?;
         Ok(Self {
@@ -64,7 +65,7 @@ impl Drop for Appender {
     }
 }
 
-fn run(mut transactions: Transactions, mut appends: mpsc::Receiver<Append>, connection: &Connection, id: &str) {
+fn run(mut transactions: Transactions, mut appends: mpsc::Receiver<Append>, open: &dyn Fn() -> Result<Transactions>) {
     while let Some(first) = appends.blocking_recv() {
         let mut bytes = bytes_of(&first);
         let mut group = vec![first];
@@ -92,7 +93,7 @@ fn run(mut transactions: Transactions, mut appends: mpsc::Receiver<Append>, conn
                 }
                 if broken {
                     tracing::warn!(what, "beginning transactions anew");
-                    match Transactions::open(connection, id) {
+                    match open() {
                         Ok(anew) => transactions = anew,
                         Err(error) => tracing::error!(%error, "no transactions: the next append tries again"),
                     }

@@ -10,14 +10,23 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Offset as KafkaOffset, TopicPartitionList};
 
 use crate::error::{Error, Result};
-use crate::kafka::connection::{ANSWER_TIME_MAX, Connection, RECORD_BYTES_MAX};
+use crate::kafka::connection::{ANSWER_TIME_MAX, Connection, Consumer, RECORD_BYTES_MAX};
 use crate::kafka::context::Context;
 use crate::kafka::options::KafkaOptions;
 use crate::topic::Cleanup;
 
+/// How long it can be seen that a key was removed. Who follows a compacted topic and was away for longer misses it.
+const REMOVED_KEYS_MS: u64 = 7 * 24 * 60 * 60 * 1000;
+
+/// How often to look whether a topic that was made or deleted is known to be so.
+const KNOWN_POLL_TIME: Duration = Duration::from_millis(5);
+const KNOWN_POLLS_MAX: usize = 400;
+
 #[derive(Clone)]
 pub(super) struct Cluster {
     pub connection: Connection,
+    /// For questions.
+    pub asking: Arc<Consumer>,
     admin: Arc<AdminClient<Context>>,
     replication: i32,
 }
@@ -26,8 +35,8 @@ impl Cluster {
     /// Blocks until the cluster has answered.
     pub fn open(options: &KafkaOptions) -> Result<Self> {
         let connection = Connection::new(&options.brokers, &options.prefix, &options.security);
-        connection.reach()?;
         Ok(Self {
+            asking: Arc::new(connection.reach()?),
             admin: Arc::new(connection.admin()?),
             connection,
             replication: options.replication.map_or(-1, i32::from),
@@ -46,7 +55,11 @@ impl Cluster {
         match created.into_iter().next() {
             Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => Ok(false),
             Some(Err((name, code))) => Err(Error::Kafka(format!("topic '{name}' can't be made: {code}"))),
-            Some(Ok(_)) | None => Ok(true),
+            Some(Ok(_)) | None => {
+                // A client that asks for it too early looks again only a second later.
+                self.until_known(name, true).await?;
+                Ok(true)
+            }
         }
     }
 
@@ -73,11 +86,16 @@ impl Cluster {
             Some(Err((_, RDKafkaErrorCode::UnknownTopicOrPartition))) | Some(Ok(_)) | None => {}
             Some(Err((_, code))) => return Err(Error::Kafka(format!("topic '{name}' can't be deleted: {code}"))),
         }
-        for _ in 0..100 {
-            if !self.exists(name).await? {
-                return Ok(());
+        self.until_known(name, false).await
+    }
+
+    /// Waits until the topic is known to be there, or not to be, for a while.
+    async fn until_known(&self, name: &str, there: bool) -> Result<()> {
+        for _ in 0..KNOWN_POLLS_MAX {
+            if self.exists(name).await? == there {
+                break;
             }
-            pause(Duration::from_millis(20)).await;
+            pause(KNOWN_POLL_TIME).await;
         }
         Ok(())
     }
@@ -99,9 +117,9 @@ impl Cluster {
 
     /// Whether the cluster has the topic.
     async fn exists(&self, name: &str) -> Result<bool> {
-        let (consumer, name) = (self.connection.consumer()?, name.to_owned());
+        let (asking, name) = (self.asking.clone(), name.to_owned());
         blocking(move || {
-            let metadata = consumer.fetch_metadata(Some(&name), ANSWER_TIME_MAX)?;
+            let metadata = asking.fetch_metadata(Some(&name), ANSWER_TIME_MAX)?;
             let topic = metadata.topics().iter().find(|topic| topic.name() == name);
             Ok(topic.is_some_and(|topic| topic.error().is_none()))
         })
@@ -137,6 +155,7 @@ fn properties(cleanup: &Cleanup) -> BTreeMap<&'static str, String> {
         }
         Cleanup::Compact { .. } => {
             properties.insert("cleanup.policy", "compact".to_owned());
+            properties.insert("delete.retention.ms", REMOVED_KEYS_MS.to_string());
         }
     }
     properties

@@ -22,8 +22,14 @@ const TRANSACTION_TIME_MAX: Duration = Duration::from_secs(10);
 /// How many of the client's words to listen to, when it can't get in.
 const REASONS_MAX: usize = 20;
 
-/// What a reader holds that nobody has asked for yet.
-const READ_AHEAD_KIB: usize = 4096;
+/// How long a broker waits for something that it can answer a fetch with. Meanwhile it answers nothing else on that connection.
+const FETCH_WAIT_MS: &str = "100";
+
+/// The same for who follows topics that come and go, and so asks for other things as well.
+const FOLLOWER_FETCH_WAIT_MS: &str = "10";
+
+/// What a client fetches ahead, beyond what its reader takes from it: what the next fetch brings, about.
+const READ_AHEAD_KIB: usize = 1024;
 
 /// How often to look whether something is decided. Transactions end by themselves in half of all this time.
 const DECIDED_POLL_TIME: Duration = Duration::from_millis(5);
@@ -73,6 +79,17 @@ impl Connection {
 
     /// A consumer of what is committed, which is told what to read, and says where a partition ends.
     pub fn consumer(&self) -> Result<Consumer> {
+        Ok(self.consuming().create_with_context(self.context.clone())?)
+    }
+
+    /// A consumer like all, to which partitions are added all the time.
+    pub(super) fn follower(&self) -> Result<Consumer> {
+        let mut config = self.consuming();
+        config.set("fetch.wait.max.ms", FOLLOWER_FETCH_WAIT_MS);
+        Ok(config.create_with_context(self.context.clone())?)
+    }
+
+    fn consuming(&self) -> ClientConfig {
         let mut config = self.common.clone();
         config
             .set("group.id", GROUP)
@@ -81,19 +98,19 @@ impl Connection {
             .set("enable.partition.eof", "true")
             .set("isolation.level", "read_committed")
             .set("auto.offset.reset", "earliest")
-            .set("fetch.wait.max.ms", "100")
+            .set("fetch.wait.max.ms", FETCH_WAIT_MS)
             .set("queued.max.messages.kbytes", READ_AHEAD_KIB.to_string());
-        Ok(config.create_with_context(self.context.clone())?)
+        config
     }
 
-    /// Whether the cluster answers, and lets us in. Blocks.
+    /// A consumer, if the cluster answers, and lets us in. Blocks.
     ///
     /// # Errors
     /// With the reason, as the client itself says it.
-    pub fn reach(&self) -> Result<()> {
+    pub fn reach(&self) -> Result<Consumer> {
         let consumer = self.consumer()?;
         let Err(error) = consumer.client().fetch_metadata(None, ANSWER_TIME_MAX) else {
-            return Ok(());
+            return Ok(consumer);
         };
         // The reasons wait in its queue, one at a time.
         for _ in 0..REASONS_MAX {

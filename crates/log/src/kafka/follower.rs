@@ -1,36 +1,32 @@
 //! What this process knows of the cluster: a thread that reads the registry, the owners' positions and the state tables that are
 //! open here, from their beginnings on, and keeps a copy of them.
 //!
-//! The copies of state tables are tables of an embedded log, committed together with the position behind them: whatever happens to this
-//! process, a copy says truly how far it has come, and the rest is read again. Everybody who writes state waits until it has come back
-//! this way, so there is one way only for state to come in, whoever wrote it.
+//! The copies of state tables (`copies`) are tables of an embedded log, committed together with the position behind them: whatever happens to
+//! this process, a copy says truly how far it has come, and the rest is read again.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bytes::Bytes;
-use headwater_event::offset::{Offset, TopicPartition};
+use headwater_event::offset::Offset;
 use parking_lot::{Mutex, RwLock};
 use rdkafka::consumer::Consumer as _;
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::{Offset as KafkaOffset, TopicPartitionList};
 use serde::{Deserialize, Serialize};
-use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use crate::embedded::EmbeddedLog;
+use crate::StateTable;
 use crate::error::{Error, Result};
-use crate::kafka::connection::{Connection, Consumer};
+use crate::kafka::cluster::blocking;
+use crate::kafka::connection::{ANSWER_TIME_MAX, Connection, Consumer};
+use crate::kafka::copies::{Copies, Entry};
 use crate::kafka::names::Names;
 use crate::kafka::registry::{KnownTable, Registry};
-use crate::{Claim, Commit, Log, StateTable, StateWrite};
-
-/// Who commits the copies.
-const OWNER: &str = "copies";
 
 /// What the key of a record begins with, in a state table and among the owners.
 pub(super) const ENTRY: u8 = b'e';
@@ -64,14 +60,10 @@ pub(super) struct Followed {
     pub owners: RwLock<HashMap<Vec<u8>, Vec<Consumed>>>,
     /// The record of each owner's last claim.
     pub claims: RwLock<HashMap<Vec<u8>, i64>>,
-    /// The copies that are open, by the table's name on the cluster.
-    tables: RwLock<HashMap<Arc<str>, Arc<KnownTable>>>,
-    /// Where each copy stood when this process began.
-    stood: HashMap<TopicPartition, Offset>,
+    pub copies: Copies,
     /// The record after the last one that was applied, by topic on the cluster.
     applied: watch::Sender<HashMap<Arc<str>, i64>>,
     consumer: Consumer,
-    copies: Arc<EmbeddedLog>,
     registry_topic: String,
     owners_topic: String,
     stop: AtomicBool,
@@ -79,29 +71,26 @@ pub(super) struct Followed {
 
 impl Follower {
     /// Begins to follow the registry and the owners.
-    pub async fn open(connection: &Connection, names: &Names, copies: Arc<EmbeddedLog>) -> Result<Self> {
-        let claim = copies.claim(OWNER).await?;
-        let consumer = connection.consumer()?;
+    pub fn open(connection: &Connection, names: &Names, copies: Copies) -> Result<Self> {
+        let consumer = connection.follower()?;
         let mut from_the_first = TopicPartitionList::new();
         for topic in [names.registry(), names.owners()] {
-            from_the_first.add_partition_offset(&topic, 0, KafkaOffset::Beginning)?;
+            from_the_first.add_partition_offset(&topic, 0, KafkaOffset::Offset(0))?;
         }
         consumer.assign(&from_the_first)?;
         let followed = Arc::new(Followed {
             registry: RwLock::new(Registry::new(names.clone())),
             owners: RwLock::default(),
             claims: RwLock::default(),
-            tables: RwLock::default(),
-            stood: claim.consumed.clone(),
+            copies,
             applied: watch::Sender::default(),
             consumer,
-            copies,
             registry_topic: names.registry(),
             owners_topic: names.owners(),
             stop: AtomicBool::new(false),
         });
-        let (follows, handle) = (followed.clone(), Handle::current());
-        let run = move || follows.run(&claim, &handle);
+        let follows = followed.clone();
+        let run = move || follows.run();
         let thread = std::thread::Builder::new().name("log-follower".to_owned()).spawn(run);
         let thread = thread.map_err(|error| Error::Kafka(format!("no thread: {error}")))?;
         Ok(Self {
@@ -148,28 +137,23 @@ impl Followed {
     }
 
     /// The copy of a table, which is followed from now on.
-    pub async fn open_table(&self, table: &Arc<KnownTable>) -> Result<Arc<dyn StateTable>> {
-        let copy = self.copies.state(&table.copy).await?;
-        let mut tables = self.tables.write();
-        if !tables.contains_key(&table.kafka) {
-            let stood = self.stood.get(&TopicPartition::new(table.copy.clone(), 0));
-            let from = match stood {
-                Some(&next) => KafkaOffset::Offset(i64::try_from(next).unwrap_or(i64::MAX)),
-                None => KafkaOffset::Beginning,
-            };
-            let mut list = TopicPartitionList::new();
-            list.add_partition_offset(&table.kafka, 0, from)?;
-            self.consumer.incremental_assign(&list)?;
-            tables.insert(table.kafka.clone(), table.clone());
+    pub async fn open_table(self: &Arc<Self>, table: &Arc<KnownTable>) -> Result<Arc<dyn StateTable>> {
+        let (copy, from) = self.copies.table(table).await?;
+        if let Some(from) = from {
+            let (followed, kafka) = (self.clone(), table.kafka.clone());
+            blocking(move || {
+                // A consumer that doesn't know where a topic is looks for it only a second later.
+                followed.consumer.fetch_metadata(Some(&kafka), ANSWER_TIME_MAX)?;
+                let mut list = TopicPartitionList::new();
+                list.add_partition_offset(&kafka, 0, KafkaOffset::Offset(from))?;
+                Ok(followed.consumer.incremental_assign(&list)?)
+            })
+            .await?;
         }
         Ok(copy)
     }
 
-    pub fn is_open(&self, table: &KnownTable) -> bool {
-        self.tables.read().contains_key(&table.kafka)
-    }
-
-    fn run(&self, claim: &Claim, handle: &Handle) {
+    fn run(&self) {
         while !self.stop.load(Ordering::Relaxed) {
             let Some(first) = self.consumer.poll(POLL_TIME) else {
                 continue;
@@ -182,7 +166,7 @@ impl Followed {
                 };
                 self.take(&mut group, next);
             }
-            if !group.is_empty() && !self.apply(group, claim, handle) {
+            if !group.is_empty() && !self.apply(group) {
                 return;
             }
         }
@@ -208,11 +192,16 @@ impl Followed {
             }
         } else if topic == self.owners_topic {
             self.note_owner(message.offset(), key, value);
-        } else if let Some(table) = self.tables.read().get(topic)
-            && let Some((&ENTRY, key)) = key.split_first()
-        {
-            let entry = (Bytes::copy_from_slice(key), value.map(Bytes::copy_from_slice));
-            group.entries.entry(table.copy.clone()).or_default().push(entry);
+        } else {
+            let (entries, next) = group.came.entry(topic.into()).or_default();
+            *next = message.offset() + 1;
+            if let Some((&ENTRY, key)) = key.split_first() {
+                entries.push(Entry {
+                    key: Bytes::copy_from_slice(key),
+                    value: value.map(Bytes::copy_from_slice),
+                    record: message.offset(),
+                });
+            }
         }
         group.next.insert(topic.into(), message.offset() + 1);
     }
@@ -239,50 +228,28 @@ impl Followed {
     }
 
     /// Commits to the copies, and tells those who wait. False when that will never succeed.
-    fn apply(&self, group: Group, claim: &Claim, handle: &Handle) -> bool {
+    fn apply(&self, group: Group) -> bool {
         for deleted in &group.deleted {
-            self.forget(deleted, handle);
+            self.forget(deleted);
         }
-        let tables = self.tables.read();
-        let position = |(topic, &next): (&Arc<str>, &i64)| {
-            let table = tables.get(topic)?;
-            Some((TopicPartition::new(table.copy.clone(), 0), Offset::try_from(next).ok()?))
-        };
-        let consumed: Vec<_> = group.next.iter().filter_map(position).collect();
-        drop(tables);
-        if !consumed.is_empty() {
-            let state = |(table, entries): (Arc<str>, Vec<_>)| StateWrite {
-                table,
-                entries: entries.into(),
-            };
-            let commit = Commit {
-                consumed,
-                produced: Vec::new(),
-                state: group.entries.into_iter().map(state).collect(),
-            };
-            while let Err(error) = handle.block_on(self.copies.commit(claim, commit.clone())) {
-                tracing::error!(%error, "this process's copies of state can't be written, trying again");
-                if self.stop.load(Ordering::Relaxed) {
-                    return false;
-                }
-                std::thread::sleep(RETRY_AFTER);
+        while let Err(error) = self.copies.follow(&group.came) {
+            tracing::error!(%error, "this process's copies of state can't be written, trying again");
+            if self.stop.load(Ordering::Relaxed) {
+                return false;
             }
+            std::thread::sleep(RETRY_AFTER);
         }
         self.applied.send_modify(|applied| applied.extend(group.next));
         true
     }
 
-    fn forget(&self, table: &KnownTable, handle: &Handle) {
-        let was_open = self.tables.write().remove(&table.kafka).is_some();
-        if was_open {
+    fn forget(&self, table: &KnownTable) {
+        if self.copies.forget(table) {
             let mut list = TopicPartitionList::new();
             list.add_partition(&table.kafka, 0);
             if let Err(error) = self.consumer.incremental_unassign(&list) {
                 tracing::debug!(%error, table = &*table.kafka, "no longer followed");
             }
-        }
-        if let Err(error) = handle.block_on(self.copies.delete_state(&table.copy)) {
-            tracing::warn!(%error, table = &*table.copy, "the copy of a deleted state table stays");
         }
     }
 }
@@ -292,7 +259,8 @@ impl Followed {
 struct Group {
     records: usize,
     bytes: usize,
-    entries: HashMap<Arc<str>, Vec<(Bytes, Option<Bytes>)>>,
+    /// Entries of state tables and the record after them, by the topic.
+    came: BTreeMap<Arc<str>, (Vec<Entry>, i64)>,
     deleted: Vec<Arc<KnownTable>>,
     next: HashMap<Arc<str>, i64>,
 }

@@ -15,7 +15,8 @@ pub struct KafkaOptions {
     pub replication: Option<u16>,
     /// How to get in.
     pub security: Security,
-    /// The copies that this process has of state tables. Everything in it comes from Kafka and can be made again.
+    /// The copies that this process has of state tables. Everything in it comes from Kafka and can be made again, and is where it is
+    /// damaged. What would be the tail cache is for what readers fetch ahead.
     pub copies: EmbeddedOptions,
 }
 

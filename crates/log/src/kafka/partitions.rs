@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use headwater_event::clock::{Clock, Micros};
@@ -30,6 +31,7 @@ pub(super) struct Partitions {
     readers: Readers,
     /// For questions about partitions.
     asking: Arc<Consumer>,
+    asked: Mutex<HashMap<(i64, TopicPartition), Arc<Asked>>>,
     /// Where partitions end, as far as this process knows.
     ends: Mutex<HashMap<(i64, TopicPartition), End>>,
 }
@@ -43,6 +45,14 @@ struct End {
     looked: i64,
 }
 
+/// Whoever asks while somebody else does shares the next answer with all who wait for it.
+#[derive(Default)]
+struct Asked {
+    begun: AtomicU64,
+    /// Which question was answered last, and how.
+    last: tokio::sync::Mutex<(u64, (i64, i64))>,
+}
+
 /// A topic's partition and the rows of a batch that was written there, by its place among the records of a transaction.
 pub(super) struct Written {
     pub topic: Arc<KnownTopic>,
@@ -54,12 +64,13 @@ pub(super) struct Written {
 }
 
 impl Partitions {
-    pub fn new(connection: &Connection, clock: Arc<dyn Clock>) -> Result<Self> {
-        Ok(Self {
-            readers: Readers::new(connection.clone(), clock),
-            asking: Arc::new(connection.consumer()?),
+    pub fn new(connection: &Connection, asking: Arc<Consumer>, clock: Arc<dyn Clock>, ahead_bytes: usize) -> Self {
+        Self {
+            readers: Readers::new(connection.clone(), clock, ahead_bytes),
+            asking,
+            asked: Mutex::default(),
             ends: Mutex::default(),
-        })
+        }
     }
 
     /// A reader that stands at `from`.
@@ -70,6 +81,7 @@ impl Partitions {
     /// Lets go of all that reads a topic.
     pub fn forget(&self, topic: i64) {
         self.readers.forget(topic);
+        self.asked.lock().retain(|(id, _), _| *id != topic);
     }
 
     /// The partition's first record and the one after the last that is decided, all that this process has committed among them.
@@ -85,6 +97,21 @@ impl Partitions {
     }
 
     async fn ask_bounds(&self, place: Place<'_>) -> Result<(i64, i64)> {
+        let key = (place.topic.id, place.partition.clone());
+        let asked = self.asked.lock().entry(key).or_default().clone();
+        let before = asked.begun.load(Ordering::Relaxed);
+        let mut last = asked.last.lock().await;
+        let (begun, bounds) = *last;
+        if begun > before {
+            return Ok(bounds);
+        }
+        let now = asked.begun.fetch_add(1, Ordering::Relaxed) + 1;
+        let bounds = self.ask_bounds_now(place).await?;
+        *last = (now, bounds);
+        Ok(bounds)
+    }
+
+    async fn ask_bounds_now(&self, place: Place<'_>) -> Result<(i64, i64)> {
         let (asking, topic) = (self.asking.clone(), place.topic.kafka.clone());
         let partition = i32::try_from(place.partition.partition).unwrap_or(i32::MAX);
         blocking(move || {
@@ -106,7 +133,8 @@ impl Partitions {
         .await
     }
 
-    /// As [`crate::Log::read`] has it.
+    /// As [`crate::Log::read`] has it: what is fetched already is handed out, with all that this process had committed when it was called.
+    /// The cluster is asked only where that is nothing.
     pub async fn read(
         &self,
         place: Place<'_>,
@@ -114,6 +142,7 @@ impl Partitions {
         bytes_max: usize,
         columns: Option<&[usize]>,
     ) -> Result<Vec<LoggedBatch>> {
+        let ours = self.last_of_ours(place);
         let mut lease = self.readers.at(place, from)?;
         let mut batches: Vec<LoggedBatch> = Vec::new();
         let mut bytes = 0;
@@ -127,8 +156,8 @@ impl Partitions {
                 batches.push(batch);
             }
             let (next, at_end) = lease.seen();
-            let all_of_ours = next > self.last_of_ours(place);
-            if !batches.is_empty() && bytes >= bytes_max || at_end && all_of_ours {
+            let has_some = !batches.is_empty();
+            if has_some && bytes >= bytes_max || next > ours && (has_some || at_end) {
                 return Ok(batches);
             }
             let end = match asked {
@@ -160,32 +189,39 @@ impl Partitions {
         {
             return Ok(end.next.max(start));
         }
+        // On from the last end that is known; else back from this one.
+        let known = known.filter(|end| end.next >= start);
+        let mut end = known.map(|end| (end.last, end.next));
         let mut back = 2;
         loop {
             let from = low.max(high - back);
-            let mut at = base_of(from);
-            let mut last = None;
-            loop {
+            let mut at = end.map_or(base_of(from), |(_, next)| next);
+            while end.is_none_or(|(last, _)| last + 1 < high) {
                 let batches = self.read(place, at, usize::MAX, Some(&[])).await?;
                 let Some(batch) = batches.last() else {
                     break;
                 };
                 at = batch.next();
-                last = Some(batch.base);
+                end = Some((record_of(batch.base), at));
             }
-            if let Some(base) = last {
-                let end = End {
-                    last: record_of(base),
-                    next: at,
-                    looked: high,
-                };
-                self.ends.lock().insert(key, end);
-                return Ok(at);
+            if let Some((last, next)) = end {
+                let looked = high.max(last + 1);
+                self.note_end(key, End { last, next, looked });
+                return Ok(next);
             }
             if from == low {
                 return Ok(start);
             }
             back *= 16;
+        }
+    }
+
+    /// Takes it in, if it says more than what is known.
+    fn note_end(&self, key: (i64, TopicPartition), end: End) {
+        let mut ends = self.ends.lock();
+        let known = ends.entry(key).or_insert(end);
+        if (known.last, known.looked) < (end.last, end.looked) {
+            *known = end;
         }
     }
 

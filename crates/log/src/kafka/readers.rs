@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -21,8 +22,9 @@ use crate::kafka::records::{base_of, decode, record_of};
 use crate::kafka::registry::KnownTopic;
 use crate::rows::skip_to;
 
-/// What a reader has fetched that nobody has asked for, beyond what the client itself holds.
+/// What one reader may have fetched that nobody has asked for, beyond what the client itself holds.
 const AHEAD_BYTES_MAX: usize = 4 << 20;
+const AHEAD_BYTES_MIN: usize = 64 << 10;
 
 /// Readers that nobody uses.
 const IDLE_PER_PARTITION_MAX: usize = 4;
@@ -33,7 +35,21 @@ const POLL_TIME: Duration = Duration::from_millis(100);
 pub(super) struct Readers {
     connection: Connection,
     clock: Arc<dyn Clock>,
+    room: Arc<Room>,
     idle: Mutex<HashMap<(i64, TopicPartition), Vec<Reader>>>,
+}
+
+/// What all readers may have fetched ahead, which they share.
+struct Room {
+    bytes: usize,
+    readers: AtomicUsize,
+}
+
+impl Room {
+    fn of_each(&self) -> usize {
+        let readers = self.readers.load(Ordering::Relaxed).max(1);
+        (self.bytes / readers).clamp(AHEAD_BYTES_MIN, AHEAD_BYTES_MAX)
+    }
 }
 
 /// A partition of a topic that is there.
@@ -44,10 +60,15 @@ pub(super) struct Place<'a> {
 }
 
 impl Readers {
-    pub fn new(connection: Connection, clock: Arc<dyn Clock>) -> Self {
+    /// They fetch `ahead_bytes` ahead, all together; but each of them a little in any case.
+    pub fn new(connection: Connection, clock: Arc<dyn Clock>, ahead_bytes: usize) -> Self {
         Self {
             connection,
             clock,
+            room: Arc::new(Room {
+                bytes: ahead_bytes,
+                readers: AtomicUsize::new(0),
+            }),
             idle: Mutex::default(),
         }
     }
@@ -68,7 +89,7 @@ impl Readers {
         drop(idle);
         let reader = match standing {
             Some(reader) => reader,
-            None => Reader::open(&self.connection, place, from)?,
+            None => Reader::open(&self.connection, &self.room, place, from)?,
         };
         Ok(Lease {
             readers: self,
@@ -170,6 +191,7 @@ struct Reader {
     position: Offset,
     used: Duration,
     ahead: Arc<Ahead>,
+    room: Arc<Room>,
 }
 
 #[derive(Default)]
@@ -216,7 +238,7 @@ impl Record {
 }
 
 impl Reader {
-    fn open(connection: &Connection, place: Place<'_>, from: Offset) -> Result<Self> {
+    fn open(connection: &Connection, room: &Arc<Room>, place: Place<'_>, from: Offset) -> Result<Self> {
         let consumer = connection.consumer()?;
         let first = record_of(from);
         let mut list = TopicPartitionList::new();
@@ -225,21 +247,24 @@ impl Reader {
         consumer.assign(&list)?;
         let ahead = Arc::new(Ahead::default());
         ahead.fetched.lock().next = first;
-        let fetches = ahead.clone();
+        let (fetches, shared) = (ahead.clone(), room.clone());
         let thread = std::thread::Builder::new().name("log-reader".to_owned());
-        let spawned = thread.spawn(move || fetches.run(&consumer));
+        let spawned = thread.spawn(move || fetches.run(&consumer, &shared));
         spawned.map_err(|error| Error::Kafka(format!("no thread: {error}")))?;
+        room.readers.fetch_add(1, Ordering::Relaxed);
         Ok(Self {
             start: from,
             position: from,
             used: Duration::ZERO,
             ahead,
+            room: room.clone(),
         })
     }
 }
 
 impl Drop for Reader {
     fn drop(&mut self) {
+        self.room.readers.fetch_sub(1, Ordering::Relaxed);
         self.ahead.fetched.lock().stop = true;
         self.ahead.room.notify_all();
     }
@@ -247,7 +272,7 @@ impl Drop for Reader {
 
 impl Ahead {
     /// Fetches until the reader is dropped. The thread isn't waited for: closing a consumer takes its time.
-    fn run(&self, consumer: &Consumer) {
+    fn run(&self, consumer: &Consumer, room: &Room) {
         loop {
             let polled = consumer.poll(POLL_TIME);
             let mut fetched = self.fetched.lock();
@@ -277,7 +302,7 @@ impl Ahead {
                     }
                 }
             }
-            while fetched.bytes >= AHEAD_BYTES_MAX && !fetched.stop {
+            while fetched.bytes >= room.of_each() && !fetched.stop {
                 self.room.wait(&mut fetched);
             }
             if fetched.stop {

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use headwater_event::clock::Micros;
 use parking_lot::Mutex;
 use rdkafka::ClientContext;
+use rdkafka::client::Client;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Message};
@@ -18,6 +19,9 @@ use crate::kafka::context::Context;
 
 /// How long to look for answers before looking whether all are there.
 const POLL_TIME: Duration = Duration::from_millis(1);
+
+/// How often to ask for a topic until a client is settled.
+const SETTLE_TRIES_MAX: usize = 5;
 
 /// What is to be written.
 #[derive(Clone, Debug)]
@@ -84,14 +88,15 @@ impl Failure {
 }
 
 impl Transactions {
-    /// Takes the id over: what its former holder had not committed is gone, and it can write nothing more.
-    pub fn open(connection: &Connection, id: &str) -> Result<Self> {
+    /// Takes the id over: what its former holder had not committed is gone, and it can write nothing more. `topic` is any one that is there.
+    pub fn open(connection: &Connection, id: &str, topic: &str) -> Result<Self> {
         let config = connection.transactional(id);
         let deliveries = Deliveries {
             context: connection.context(),
             placed: Mutex::default(),
         };
         let producer: BaseProducer<Deliveries> = config.create_with_context(deliveries)?;
+        settle(producer.client(), topic);
         producer
             .init_transactions(ANSWER_TIME_MAX * 3)
             .map_err(|error| Error::Kafka(format!("no transactions for '{id}': {error}")))?;
@@ -177,5 +182,17 @@ impl Transactions {
             true => Error::Fenced { owner },
             false => Error::Kafka(format!("transactions of '{owner}': {error}")),
         })
+    }
+}
+
+/// Returns when the client is connected to a broker that the cluster has named, or can't be. It leaves the one that it was given for
+/// that, and if it looks for its coordinator too early, it looks again only half a second later.
+fn settle(client: &Client<Deliveries>, topic: &str) {
+    let mut answers = 0;
+    for _ in 0..SETTLE_TRIES_MAX {
+        answers += usize::from(client.fetch_metadata(Some(topic), ANSWER_TIME_MAX).is_ok());
+        if answers == 2 {
+            return;
+        }
     }
 }

@@ -13,7 +13,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use crate::sink::Offsets;
 use crate::source::Error;
 
-const TOPIC: &str = "headwater-delivery";
+pub(super) const TOPIC: &str = "headwater-delivery";
 
 pub(super) struct Position {
     identity: String,
