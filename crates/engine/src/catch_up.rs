@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use futures::future::try_join_all;
 use headwater_event::offset::TopicPartition;
 use headwater_log::Log;
-use headwater_log::error::Result;
+use headwater_log::error::{Error, Result};
 use tokio::sync::watch;
 
 use crate::engine::{Query, Running};
@@ -46,12 +47,14 @@ impl Running {
     /// [`Self::caught_up`] it asks nobody to look at anything, so that waiting changes no epoch: it is for measuring.
     pub async fn passed(&self, log: &dyn Log) -> Result<()> {
         for (stage, tasks) in self.query().by_stage() {
-            for (input, task) in partitions(stage).zip(tasks) {
+            let passed = partitions(stage).zip(tasks).map(async |(input, task)| {
                 let end = log.offsets(&input).await?.end;
                 let has_passed = |status: &TaskStatus| status.offset >= end || status.state.is_failing();
                 // An error means that the task has ended, and nothing is to be waited for.
                 let _ = task.clone().wait_for(has_passed).await;
-            }
+                Ok::<_, Error>(())
+            });
+            try_join_all(passed).await?;
         }
         Ok(())
     }

@@ -48,6 +48,8 @@ const RETRY_FIRST: Duration = Duration::from_millis(20);
 const RETRY_MAX: Duration = Duration::from_secs(2);
 /// The size of state is looked at once in so many epochs.
 const STATE_BYTES_EVERY: u64 = 64;
+/// How far a task is behind its input is looked up no more often: the log may have to ask others for that.
+const LAG_EVERY: Duration = Duration::from_secs(1);
 /// What was read of an input that is the query's own is kept no longer than this.
 const TRIM_EVERY: Duration = Duration::from_secs(30);
 
@@ -96,6 +98,8 @@ pub struct Task<'a> {
     flushed_rows: u32,
     untrimmed_batches: usize,
     trimmed: Duration,
+    /// When the end of the input was last looked up.
+    looked: Option<Duration>,
     metrics: TaskMetrics,
 }
 
@@ -134,7 +138,11 @@ pub async fn run(is: &Assignment) -> Result<()> {
         if task.be_silent(common).await? {
             continue;
         }
-        is.status.send_modify(|status| status.settled = nudge);
+        is.status.send_modify(|status| {
+            status.settled = nudge;
+            status.lag = 0;
+        });
+        task.metrics.lag_rows.set(0.0);
         tokio::select! {
             // Not by lot: a simulated run can be repeated.
             biased;
@@ -168,6 +176,7 @@ impl<'a> Task<'a> {
             metrics: TaskMetrics::new(&is.pipeline, is.number, is.partition),
             last_input: is.clock.elapsed(),
             trimmed: is.clock.elapsed(),
+            looked: None,
             // What the former owner left.
             untrimmed_batches: is.trim_every_batches.unwrap_or_default(),
             flushed_rows: 0,
@@ -489,12 +498,17 @@ impl<'a> Task<'a> {
         let watermark = self.time.watermark();
         self.is.peers.report(self.is.partition, watermark, self.idle);
         let late = epoch.late + self.chain.take_late();
-        let end = self.is.log.offsets(&self.input).await?.end;
+        let now = self.is.clock.elapsed();
+        let mut end = None;
+        if self.looked.is_none_or(|looked| now.saturating_sub(looked) >= LAG_EVERY) {
+            end = Some(self.is.log.offsets(&self.input).await?.end);
+            self.looked = Some(now);
+        }
         let (offset, idle) = (self.next, self.idle);
         let mut status = TaskStatus::default();
         self.is.status.send_modify(|shared| {
             shared.offset = offset;
-            shared.lag = end.saturating_sub(offset);
+            shared.lag = end.map_or(shared.lag, |end| end.saturating_sub(offset));
             shared.watermark = watermark;
             shared.idle = idle;
             shared.epochs += 1;
