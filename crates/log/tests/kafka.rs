@@ -162,7 +162,7 @@ async fn processes_share_a_log() {
     gone.await.unwrap();
 }
 
-/// A process without its directory reads everything from the cluster.
+/// A process without its directory, or with one that is damaged, reads everything from the cluster.
 #[tokio::test(flavor = "multi_thread")]
 async fn copies_can_be_made_again() {
     let Some(broker) = kafka::shared() else {
@@ -181,6 +181,15 @@ async fn copies_can_be_made_again() {
     assert_eq!(all(&*elsewhere, 0).await, (0..20).collect::<Vec<_>>());
     let claim = elsewhere.claim("task").await.unwrap();
     assert_eq!(claim.consumed, [(TopicPartition::new("numbers", 1), 19)].into());
+    drop(elsewhere);
+    let store = folder.path().join("elsewhere").join("log");
+    let files = std::fs::read_dir(store).unwrap().map(|file| file.unwrap().path());
+    for journal in files.filter(|file| file.extension().is_some_and(|extension| extension == "jnl")) {
+        let bytes = std::fs::read(&journal).unwrap();
+        std::fs::write(&journal, &bytes[..bytes.len() / 100]).unwrap();
+    }
+    let damaged = open(broker, "copies", &folder.path().join("elsewhere"));
+    assert_eq!(last(&*damaged).await.as_deref(), Some(&b"19"[..]));
 }
 
 /// While the broker is away, nothing that was acknowledged is lost, and what is asked for waits or fails; afterwards all goes on.

@@ -357,9 +357,16 @@ mod tests {
         opened.follow(&many, last + 1);
         assert!(opened.lead(&[("k", "w", last + 1)]).is_empty());
         assert_eq!(opened.has("k"), some("w"));
-        let log = opened.copies.log.clone();
+        let (log, copy) = (opened.copies.log.clone(), opened.copies.open.read()["s"].clone());
         assert!(tokio::task::block_in_place(|| opened.copies.forget(&table())));
         assert!(opened.lead(&[("k", "x", last + 2)]).is_empty());
+        // Nor for whoever had begun before.
+        assert!(
+            copy.ahead
+                .lock()
+                .newer(&table(), &entries(&[("k", "x", last + 2)]))
+                .is_none()
+        );
         assert!(log.state_tables().await.unwrap().is_empty());
     }
 }
