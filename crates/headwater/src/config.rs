@@ -31,6 +31,7 @@ pub struct Config {
     pub data: DataConfig,
     pub http: HttpConfig,
     pub postgres: PostgresConfig,
+    pub grpc: GrpcConfig,
     pub memory: MemoryConfig,
     pub log: LogConfig,
     pub cluster: ClusterConfig,
@@ -57,6 +58,12 @@ pub struct HttpConfig {
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct PostgresConfig {
+    /// `None` is `"off"`.
+    pub listen: Option<SocketAddr>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct GrpcConfig {
     /// `None` is `"off"`.
     pub listen: Option<SocketAddr>,
 }
@@ -175,6 +182,9 @@ impl Default for Config {
             },
             postgres: PostgresConfig {
                 listen: Some(loopback(5433)),
+            },
+            grpc: GrpcConfig {
+                listen: Some(loopback(50051)),
             },
             memory: MemoryConfig {
                 limit: memory::of_machine() / 2,

@@ -40,8 +40,9 @@ use crate::cluster::roles::Role;
 use crate::cluster::{Cluster, Intake, Part, Process};
 use crate::config::{Config, memory};
 use crate::files::{self, SqlFile};
+use crate::grpc;
 use crate::processor::Processor;
-use crate::routes;
+use crate::routes::{self, Readiness};
 use crate::storage::Storage;
 
 /// After the log couldn't be read.
@@ -69,6 +70,7 @@ pub struct Instance {
     pub core: Core,
     pub http: Option<SocketAddr>,
     pub postgres: Option<SocketAddr>,
+    pub grpc: Option<SocketAddr>,
     /// The other processes, where there can be any.
     cluster: Option<Arc<Cluster>>,
     taking_part: JoinSet<()>,
@@ -220,6 +222,13 @@ impl Core {
         Session::new(Arc::clone(&self.queries))
     }
 
+    pub fn readiness(&self) -> Readiness {
+        Readiness {
+            catalog: Arc::clone(&self.catalog),
+            processor: Arc::clone(&self.processor),
+        }
+    }
+
     /// Applies a file of statements, as a whole or not at all. What the catalog has already, in the same
     /// words, stays as it is.
     pub async fn apply_file(&self, file: &SqlFile) -> Result<(), StartError> {
@@ -279,8 +288,11 @@ impl Instance {
     /// Opens the log in the data directory, applies the files, and opens the doors that `config` names.
     pub async fn start(config: &Config, files: &[SqlFile]) -> Result<Self, StartError> {
         let http = listen("http.listen", config.http.listen).await?;
-        let queried = config.cluster.roles.has(Role::Query);
+        let roles = &config.cluster.roles;
+        let queried = roles.has(Role::Query);
         let postgres = listen("postgres.listen", config.postgres.listen.filter(|_| queried)).await?;
+        let called = queried || roles.has(Role::Gateway);
+        let grpc = listen("grpc.listen", config.grpc.listen.filter(|_| called)).await?;
         let metrics = headwater_telemetry::metrics::install().map_err(|error| StartError::Parts(error.to_string()))?;
         let clock: Arc<dyn Clock> = SystemClock::new();
         let storage = Storage::open(config, &clock).await?;
@@ -318,6 +330,7 @@ impl Instance {
         let mut instance = Self {
             http: address_of(&http),
             postgres: address_of(&postgres),
+            grpc: address_of(&grpc),
             core,
             cluster,
             taking_part,
@@ -337,6 +350,9 @@ impl Instance {
                     error!(%error, "the Postgres door is closed");
                 }
             });
+        }
+        if let Some(listener) = grpc {
+            instance.serve_grpc(listener, config)?;
         }
         Ok(instance)
     }
@@ -380,6 +396,17 @@ impl Instance {
                 error!(%error, "the HTTP door is closed");
             }
         });
+    }
+
+    fn serve_grpc(&mut self, listener: TcpListener, config: &Config) -> Result<(), StartError> {
+        let router = grpc::router(&self.core, config, self.shut.clone())?;
+        let served = grpc::serve(listener, router, Arc::clone(&self.core.clock), self.shut.clone());
+        self.doors.spawn(async move {
+            if let Err(error) = served.await {
+                error!(%error, "the gRPC door is closed");
+            }
+        });
+        Ok(())
     }
 }
 

@@ -25,9 +25,17 @@ use crate::instance::Core;
 use crate::processor::Processor;
 use crate::status::Status;
 
+/// Ready is: what the catalog says runs here, has its state back, and nothing of it is failing.
+#[derive(Clone)]
+pub struct Readiness {
+    pub catalog: Arc<Catalog>,
+    pub processor: Arc<Processor>,
+}
+
 #[derive(Clone)]
 struct Routes {
     catalog: Arc<Catalog>,
+    readiness: Readiness,
     processor: Arc<Processor>,
     gateway: Arc<HttpDoor>,
     queries: Arc<Shared>,
@@ -48,6 +56,7 @@ pub fn router(core: &Core, cluster: Option<Arc<Cluster>>, config: &Config, metri
     });
     let routes = Routes {
         catalog: Arc::clone(&core.catalog),
+        readiness: core.readiness(),
         processor: Arc::clone(&core.processor),
         gateway: Arc::clone(&gateway),
         queries: Arc::clone(&core.queries),
@@ -77,19 +86,27 @@ async fn status(State(routes): State<Routes>) -> Json<Status> {
     Json(Status::of(&routes.processor, &routes.queries, routes.cluster.as_deref()).await)
 }
 
-/// Ready is: what the catalog says runs here, has its state back, and nothing of it is failing.
-async fn ready(State(routes): State<Routes>) -> Response {
-    let not_ready = |why: String| (StatusCode::SERVICE_UNAVAILABLE, why).into_response();
-    let applied = *routes.processor.applied().borrow();
-    if applied < routes.catalog.snapshot().version {
-        return not_ready("starting\n".to_owned());
-    }
-    for query in routes.processor.status() {
-        if let Some(why) = query.why_not_ready() {
-            return not_ready(format!("{}: {why}\n", query.name));
+impl Readiness {
+    /// Or why it isn't.
+    pub fn check(&self) -> Result<(), String> {
+        let applied = *self.processor.applied().borrow();
+        if applied < self.catalog.snapshot().version {
+            return Err("starting".to_owned());
         }
+        for query in self.processor.status() {
+            if let Some(why) = query.why_not_ready() {
+                return Err(format!("{}: {why}", query.name));
+            }
+        }
+        Ok(())
     }
-    "ready\n".into_response()
+}
+
+async fn ready(State(routes): State<Routes>) -> Response {
+    match routes.readiness.check() {
+        Ok(()) => "ready\n".into_response(),
+        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response(),
+    }
 }
 
 async fn render_metrics(State(routes): State<Routes>) -> String {

@@ -10,13 +10,12 @@
 //! | `GET /v1/catalog` | streams, views, sources and sinks |
 
 mod catalog;
-mod events;
+pub(crate) mod events;
 mod live;
 mod message;
-mod query_string;
-mod rows;
+pub(crate) mod query_string;
+pub(crate) mod rows;
 mod sql;
-mod value;
 mod view;
 
 use std::sync::Arc;
@@ -57,7 +56,7 @@ fn not_of_kind(found: &Definition, kind: ProblemKind, wanted: &str) -> Problem {
 }
 
 /// The view of this name, or what to say where there is none.
-fn find_view<'a>(snapshot: &'a Snapshot, name: &str) -> Result<&'a Arc<Definition>, Problem> {
+pub(crate) fn find_view<'a>(snapshot: &'a Snapshot, name: &str) -> Result<&'a Arc<Definition>, Problem> {
     match snapshot.get(name) {
         Some(definition) if definition.view().is_some() => Ok(definition),
         Some(other) => Err(not_of_kind(other, ProblemKind::UnknownView, "view")),

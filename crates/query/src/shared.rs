@@ -137,6 +137,11 @@ impl Shared {
         Ok(SessionContext::new_with_state(state.build()))
     }
 
+    /// How many more live subscriptions and queries there may be.
+    pub fn live_places(&self) -> usize {
+        self.live.available_permits()
+    }
+
     /// A live subscription's or query's place among those that there may be.
     pub(crate) fn live_permit(&self) -> Result<OwnedSemaphorePermit, QueryError> {
         let max = self.options.live_max;

@@ -65,6 +65,14 @@ pub const KEYS: &[Key] = &[
         },
     },
     Key {
+        name: "grpc.listen",
+        about: "the gRPC door, 'address:port' or 'off'",
+        set: |config, text| {
+            config.grpc.listen = listen(text)?;
+            Ok(())
+        },
+    },
+    Key {
         name: "memory.limit",
         about: "for the whole process; half of the machine's unless given",
         set: |config, text| {
@@ -238,7 +246,6 @@ pub const KEYS: &[Key] = &[
 
 /// Names that a reader of the documentation may try, which this version does not have.
 const LATER: &[(&str, &str)] = &[
-    ("grpc", "gRPC is not there yet: leave it out"),
     ("mqtt", "MQTT is not there yet: leave it out"),
     ("roles", "the key is cluster.roles"),
     ("kafka", "the log's keys are in [log]: log.backend, log.brokers"),

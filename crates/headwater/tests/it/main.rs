@@ -17,6 +17,7 @@ mod corpus;
 mod crash;
 mod disk;
 mod docs;
+mod grpc;
 mod kafka;
 mod keep;
 mod nexmark;

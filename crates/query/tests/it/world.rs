@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::datatypes::Schema;
+use axum::middleware::from_fn_with_state;
 use headwater_catalog::definition::{Definition, Object};
 use headwater_catalog::store::Catalog;
 use headwater_connect::delivery::Sinks;
@@ -17,6 +18,8 @@ use headwater_event::clock::{Clock, SystemClock};
 use headwater_event::id::Ids;
 use headwater_event::op::changelog_schema;
 use headwater_gateway::ingest::{Ingest, IngestOptions};
+use headwater_grpc::observe::{Calls, observe};
+use headwater_grpc::v1::query_client::QueryClient;
 use headwater_log::Log;
 use headwater_log::memory::MemoryLog;
 use headwater_log::topic::{Cleanup, TopicSpec};
@@ -29,6 +32,8 @@ use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+use tonic::transport::Channel;
 
 const STREAM: &str = "CREATE STREAM clicks (user_id TEXT NOT NULL, page TEXT NOT NULL, n BIGINT DEFAULT 1, \
                       extra JSON, time_stamp TIMESTAMP NOT NULL DEFAULT now()) \
@@ -127,6 +132,21 @@ impl World {
             .await;
         world.wait_for_rows("SELECT sum(clicks) AS n FROM page_clicks", 3).await;
         world
+    }
+
+    /// A client of the gRPC service, on a port of its own.
+    pub async fn grpc(&self) -> QueryClient<Channel> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let service = headwater_query::grpc::service(Arc::clone(&self.shared));
+        let calls = Arc::new(Calls {
+            clock: Arc::clone(&self.shared.parts.clock),
+            ids: Arc::clone(&self.shared.parts.ids),
+        });
+        let router = Routes::new(service).into_axum_router();
+        let router = router.layer(from_fn_with_state(calls, observe));
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        QueryClient::connect(format!("http://{address}")).await.unwrap()
     }
 
     pub fn session(&self) -> Session {

@@ -1,0 +1,167 @@
+//! The gRPC door as a whole: the services of the gateway and the queries, health and reflection.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::middleware::from_fn_with_state;
+use axum::serve::ListenerExt;
+use futures::stream::{self, BoxStream};
+use futures::{Stream, StreamExt};
+use headwater_event::clock::Clock;
+use headwater_grpc::DESCRIPTORS;
+use headwater_grpc::observe::{Calls, observe};
+use headwater_grpc::v1::query_server::SERVICE_NAME as QUERY;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+use tonic::{Request, Response, Status};
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_server::{Health, HealthServer, SERVICE_NAME as HEALTH};
+use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
+use tonic_reflection::server::Builder as Reflection;
+use tracing::warn;
+
+use crate::cluster::roles::Role;
+use crate::config::Config;
+use crate::instance::{Core, StartError};
+use crate::routes::Readiness;
+
+/// How often somebody who watches the health is told of changes.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What is under way when the server stops may take so long.
+const STOP_GRACE: Duration = Duration::from_secs(10);
+
+/// A peer that has gone without a word is found out after a silence of 15 s and three questions.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+const KEEPALIVE_QUESTIONS: u32 = 3;
+
+/// The services that are there.
+pub fn router(core: &Core, config: &Config, shut: CancellationToken) -> Result<Router, StartError> {
+    let health = Healths {
+        readiness: core.readiness(),
+        clock: Arc::clone(&core.clock),
+        shut,
+    };
+    let reflection = || {
+        Reflection::configure()
+            .include_reflection_service(false)
+            .register_encoded_file_descriptor_set(DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET)
+    };
+    let wrong = |error: tonic_reflection::server::Error| StartError::Parts(error.to_string());
+    let mut routes = Routes::builder();
+    if config.cluster.roles.has(Role::Query) {
+        routes.add_service(headwater_query::grpc::service(Arc::clone(&core.queries)));
+    }
+    routes
+        .add_service(HealthServer::new(health))
+        .add_service(reflection().build_v1().map_err(wrong)?)
+        .add_service(reflection().build_v1alpha().map_err(wrong)?);
+    let calls = Arc::new(Calls {
+        clock: Arc::clone(&core.clock),
+        ids: Arc::clone(&core.queries.parts.ids),
+    });
+    let router = routes.routes().into_axum_router();
+    Ok(router.layer(from_fn_with_state(calls, observe)))
+}
+
+/// Serves calls until `shut`, then finishes those that are under way.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    clock: Arc<dyn Clock>,
+    shut: CancellationToken,
+) -> io::Result<()> {
+    let service = router.into_make_service_with_connect_info::<SocketAddr>();
+    let told = shut.clone();
+    let served = axum::serve(listener.tap_io(prepare), service)
+        .with_graceful_shutdown(async move { told.cancelled().await })
+        .into_future();
+    tokio::select! {
+        served = served => served,
+        () = async { shut.cancelled().await; clock.sleep(STOP_GRACE).await } => {
+            warn!("gRPC calls whose clients take nothing were cut off");
+            Ok(())
+        }
+    }
+}
+
+/// A socket that can't be set up so serves all the same, only later or longer.
+fn prepare(socket: &mut TcpStream) {
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE_IDLE)
+        .with_interval(KEEPALIVE_INTERVAL)
+        .with_retries(KEEPALIVE_QUESTIONS);
+    let set = socket.set_nodelay(true);
+    if let Err(error) = set.and_then(|()| SockRef::from(&*socket).set_tcp_keepalive(&keepalive)) {
+        tracing::debug!(%error, "a gRPC connection could not be set up fully");
+    }
+}
+
+/// `grpc.health.v1`: serving is what `/readyz` calls ready, for the server and each service alike.
+struct Healths {
+    readiness: Readiness,
+    clock: Arc<dyn Clock>,
+    shut: CancellationToken,
+}
+
+impl Healths {
+    fn of(readiness: &Readiness, service: &str) -> ServingStatus {
+        match service {
+            "" | QUERY | HEALTH => match readiness.check() {
+                Ok(()) => ServingStatus::Serving,
+                Err(_) => ServingStatus::NotServing,
+            },
+            _ => ServingStatus::ServiceUnknown,
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl Health for Healths {
+    async fn check(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
+        let service = request.into_inner().service;
+        match Self::of(&self.readiness, &service) {
+            ServingStatus::ServiceUnknown => Err(Status::not_found(format!("there is no service '{service}'"))),
+            status => Ok(Response::new(answer(status))),
+        }
+    }
+
+    type WatchStream = BoxStream<'static, Result<HealthCheckResponse, Status>>;
+
+    async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let service = request.into_inner().service;
+        let changes = changes(self.readiness.clone(), Arc::clone(&self.clock), service);
+        let changes = changes.map(|status| Ok(answer(status)));
+        let changes = changes.take_until(self.shut.clone().cancelled_owned());
+        Ok(Response::new(changes.boxed()))
+    }
+}
+
+/// The health now, and whenever it is another.
+fn changes(readiness: Readiness, clock: Arc<dyn Clock>, service: String) -> impl Stream<Item = ServingStatus> + Send {
+    stream::unfold(
+        (readiness, clock, service, None),
+        |(readiness, clock, service, told)| async move {
+            loop {
+                let status = Healths::of(&readiness, &service);
+                if told != Some(status) {
+                    return Some((status, (readiness, clock, service, Some(status))));
+                }
+                clock.sleep(WATCH_INTERVAL).await;
+            }
+        },
+    )
+}
+
+fn answer(status: ServingStatus) -> HealthCheckResponse {
+    HealthCheckResponse { status: status.into() }
+}
