@@ -11,8 +11,10 @@ use axum::serve::ListenerExt;
 use futures::stream::{self, BoxStream};
 use futures::{Stream, StreamExt};
 use headwater_event::clock::Clock;
+use headwater_gateway::grpc::Door;
 use headwater_grpc::DESCRIPTORS;
 use headwater_grpc::observe::{Calls, observe};
+use headwater_grpc::v1::ingest_server::SERVICE_NAME as INGEST;
 use headwater_grpc::v1::query_server::SERVICE_NAME as QUERY;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
@@ -28,7 +30,7 @@ use tracing::warn;
 use crate::cluster::roles::Role;
 use crate::config::Config;
 use crate::instance::{Core, StartError};
-use crate::routes::Readiness;
+use crate::routes::{Readiness, bounds};
 
 /// How often somebody who watches the health is told of changes.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
@@ -43,11 +45,6 @@ const KEEPALIVE_QUESTIONS: u32 = 3;
 
 /// The services that are there.
 pub fn router(core: &Core, config: &Config, shut: CancellationToken) -> Result<Router, StartError> {
-    let health = Healths {
-        readiness: core.readiness(),
-        clock: Arc::clone(&core.clock),
-        shut,
-    };
     let reflection = || {
         Reflection::configure()
             .include_reflection_service(false)
@@ -58,9 +55,22 @@ pub fn router(core: &Core, config: &Config, shut: CancellationToken) -> Result<R
     };
     let wrong = |error: tonic_reflection::server::Error| StartError::Parts(error.to_string());
     let mut routes = Routes::builder();
+    let mut services = vec!["", HEALTH];
+    if config.cluster.roles.has(Role::Gateway) {
+        let (ingest, clock) = (Arc::clone(&core.ingest), Arc::clone(&core.clock));
+        routes.add_service(Door::new(ingest, clock, bounds(config)));
+        services.push(INGEST);
+    }
     if config.cluster.roles.has(Role::Query) {
         routes.add_service(headwater_query::grpc::service(Arc::clone(&core.queries)));
+        services.push(QUERY);
     }
+    let health = Healths {
+        readiness: core.readiness(),
+        services,
+        clock: Arc::clone(&core.clock),
+        shut,
+    };
     routes
         .add_service(HealthServer::new(health))
         .add_service(reflection().build_v1().map_err(wrong)?)
@@ -109,19 +119,16 @@ fn prepare(socket: &mut TcpStream) {
 /// `grpc.health.v1`: serving is what `/readyz` calls ready, for the server and each service alike.
 struct Healths {
     readiness: Readiness,
+    /// Those that this process has; the server as a whole has no name.
+    services: Vec<&'static str>,
     clock: Arc<dyn Clock>,
     shut: CancellationToken,
 }
 
-impl Healths {
-    fn of(readiness: &Readiness, service: &str) -> ServingStatus {
-        match service {
-            "" | QUERY | HEALTH => match readiness.check() {
-                Ok(()) => ServingStatus::Serving,
-                Err(_) => ServingStatus::NotServing,
-            },
-            _ => ServingStatus::ServiceUnknown,
-        }
+fn health(readiness: &Readiness) -> ServingStatus {
+    match readiness.check() {
+        Ok(()) => ServingStatus::Serving,
+        Err(_) => ServingStatus::NotServing,
     }
 }
 
@@ -129,9 +136,9 @@ impl Healths {
 impl Health for Healths {
     async fn check(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
         let service = request.into_inner().service;
-        match Self::of(&self.readiness, &service) {
-            ServingStatus::ServiceUnknown => Err(Status::not_found(format!("there is no service '{service}'"))),
-            status => Ok(Response::new(answer(status))),
+        match self.services.contains(&&*service) {
+            true => Ok(Response::new(answer(health(&self.readiness)))),
+            false => Err(Status::not_found(format!("there is no service '{service}' here"))),
         }
     }
 
@@ -139,27 +146,25 @@ impl Health for Healths {
 
     async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let service = request.into_inner().service;
-        let changes = changes(self.readiness.clone(), Arc::clone(&self.clock), service);
+        let readiness = self.services.contains(&&*service).then(|| self.readiness.clone());
+        let changes = changes(readiness, Arc::clone(&self.clock));
         let changes = changes.map(|status| Ok(answer(status)));
         let changes = changes.take_until(self.shut.clone().cancelled_owned());
         Ok(Response::new(changes.boxed()))
     }
 }
 
-/// The health now, and whenever it is another.
-fn changes(readiness: Readiness, clock: Arc<dyn Clock>, service: String) -> impl Stream<Item = ServingStatus> + Send {
-    stream::unfold(
-        (readiness, clock, service, None),
-        |(readiness, clock, service, told)| async move {
-            loop {
-                let status = Healths::of(&readiness, &service);
-                if told != Some(status) {
-                    return Some((status, (readiness, clock, service, Some(status))));
-                }
-                clock.sleep(WATCH_INTERVAL).await;
+/// The health now, and whenever it is another. Of a service that isn't there it is always the same.
+fn changes(readiness: Option<Readiness>, clock: Arc<dyn Clock>) -> impl Stream<Item = ServingStatus> + Send {
+    stream::unfold((readiness, clock, None), |(readiness, clock, told)| async move {
+        loop {
+            let status = readiness.as_ref().map_or(ServingStatus::ServiceUnknown, health);
+            if told != Some(status) {
+                return Some((status, (readiness, clock, Some(status))));
             }
-        },
-    )
+            clock.sleep(WATCH_INTERVAL).await;
+        }
+    })
 }
 
 fn answer(status: ServingStatus) -> HealthCheckResponse {

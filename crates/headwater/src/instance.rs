@@ -26,6 +26,7 @@ use headwater_log::error::Error as LogError;
 use headwater_query::error::QueryError;
 use headwater_query::session::{Answer, Session};
 use headwater_query::shared::{Parts, QueryOptions, Shared};
+use headwater_query::upstream::Upstream;
 use headwater_sql::parse::STACK_BYTES;
 use headwater_telemetry::metrics::Metrics;
 use headwater_telemetry::request::{Requests, observe};
@@ -176,6 +177,7 @@ impl Core {
         let ingest = ingest.map_err(StartError::Threads)?;
 
         let (query_threads, executor) = QueryThreads::start(config.engine.threads).map_err(StartError::Threads)?;
+        let upstream = upstream(config, &clock)?;
         let parts = Parts {
             catalog: Arc::clone(&catalog),
             log: Arc::clone(&log),
@@ -187,6 +189,7 @@ impl Core {
             ids,
             applied: processor.applied(),
             executor,
+            upstream,
             stop: stop.clone(),
         };
         let options = QueryOptions {
@@ -417,6 +420,17 @@ fn within(config: &Config) -> Result<Within, StartError> {
     };
     Within::folder(folder)
         .map_err(|error| StartError::Parts(format!("files.directory = {}: {error}", folder.display())))
+}
+
+/// The query server that answers in this one's place, if one is named.
+fn upstream(config: &Config, clock: &Arc<dyn Clock>) -> Result<Option<Upstream>, StartError> {
+    let Some(addresses) = &config.query.upstream else {
+        return Ok(None);
+    };
+    let upstream = Upstream::new(addresses, config.query.upstream_timeout, Arc::clone(clock));
+    upstream
+        .map(Some)
+        .map_err(|error| StartError::Parts(format!("query.upstream: {error}")))
 }
 
 async fn create_dead_letters(catalog: &Catalog) -> Result<(), CatalogError> {

@@ -138,8 +138,8 @@ async fn view_rows(shared: &Arc<Shared>, request: RowsRequest) -> Result<Answers
     let by_key = key.is_some();
     let (schema, rows) = match key {
         Some(key) => {
-            let row = row(&view, &key)?;
-            (row.schema(), stream::iter([Ok(row)]).boxed())
+            let row = view.get(&key)?;
+            (Arc::clone(&view.schema), stream::iter(row.map(Ok)).boxed())
         }
         None => {
             let session = Session::new(Arc::clone(shared));

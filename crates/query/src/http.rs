@@ -30,7 +30,7 @@ use headwater_problem::{Problem, ProblemKind};
 use crate::shared::Shared;
 
 pub use rows::Rows;
-pub use view::view_request;
+pub use view::{path_request, view_request};
 
 pub fn router(shared: Arc<Shared>) -> Router {
     let sql_bytes_max = shared.options.sql_bytes_max;

@@ -16,5 +16,6 @@ pub mod reader;
 pub mod session;
 pub mod shared;
 pub mod tables;
+pub mod upstream;
 pub mod value;
 pub mod views;

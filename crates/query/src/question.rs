@@ -132,7 +132,7 @@ pub fn row(view: &ViewRows, key: &[ArrayRef]) -> Result<RecordBatch, QueryError>
 }
 
 /// `one` is whether the view has one row for all.
-fn no_row(view: &str, one: bool) -> Problem {
+pub fn no_row(view: &str, one: bool) -> Problem {
     let detail = match one {
         true => format!("'{view}' has no row yet"),
         false => format!("'{view}' has no row with this key"),

@@ -24,7 +24,7 @@ use crate::server::Server;
 
 const SQL: &str = "
 CREATE STREAM clicks (user_id TEXT NOT NULL, page_url TEXT NOT NULL, price DECIMAL(10, 2), time_stamp TIMESTAMP NOT NULL) PARTITION BY (user_id);
-CREATE MATERIALIZED VIEW page_clicks AS SELECT user_id, page_url, count(*) AS click_count, max(time_stamp) AS last_seen, sum(price) AS paid
+CREATE MATERIALIZED VIEW page_clicks WITH (http.path = '/counts') AS SELECT user_id, page_url, count(*) AS click_count, max(time_stamp) AS last_seen, sum(price) AS paid
 FROM clicks GROUP BY user_id, page_url;
 INSERT INTO clicks VALUES ('u1', '/home', 1.50, '2026-01-31T12:00:00.5Z'), ('u1', '/home', NULL, '2026-01-31T12:00:00Z'), ('u2', '/cart', 2.25, '1969-01-31T12:00:00Z');
 ";
@@ -103,8 +103,17 @@ try:
 except grpc.RpcError as error:
     assert error.code() == grpc.StatusCode.CANCELLED, error
 
+Send, send = method("headwater.v1.Ingest", "Send")
+answer = send(Send(stream="clicks", events=b'{"user_id":"u3","page_url":"/new","time_stamp":"2026-01-31T12:00:00Z"}'))
+assert (answer.accepted, answer.rejected) == (1, 0), answer
+error = refused(lambda: send(Send(stream="clicks", events=b'{"user_id":"u3"}')))
+assert error.code() == grpc.StatusCode.INVALID_ARGUMENT, error
+assert rpc_status.from_call(error).details[0].Unpack(problem)
+assert (problem.errors[0].field, problem.errors[0].index, problem.count) == ("page_url", 0, 1), problem
+assert next(sql(Sql(sql="SELECT count(*) FROM clicks"))).columns.last
+
 Check, check = method("grpc.health.v1.Health", "Check")
-for service in "", "headwater.v1.Query":
+for service in "", "headwater.v1.Query", "headwater.v1.Ingest":
     assert check(Check(service=service)).status == 1
 assert refused(lambda: check(Check(service="nothing"))).code() == grpc.StatusCode.NOT_FOUND
 print("grpcio is content")
@@ -248,6 +257,53 @@ async fn a_deadline_that_has_passed_ends_the_work() {
     tokio::time::sleep(Duration::from_secs(2)).await;
     let ticks = cpu_ticks(server.process_id()) - before;
     assert!(ticks < 50, "{ticks} ticks of 10 ms in 2 s, after the call has ended");
+}
+
+#[tokio::test]
+async fn a_server_in_front_passes_questions_on() {
+    let mut server = Server::new(SQL);
+    server.start().await;
+    server.caught_up().await;
+    let upstream = format!("query.upstream=grpc://127.0.0.1:{}", server.grpc_port);
+    let mut front = Server::new("-- It has nothing of its own.")
+        .with(&upstream)
+        .with("grpc.listen=off");
+    front.start().await;
+    for path in [
+        "/counts?user_id=u1&page_url=/home",
+        "/counts?order=user_id",
+        "/v1/views/page_clicks?user_id=u2",
+        "/v1/views/page_click",
+    ] {
+        let (here, there) = (without_id(server.get(path).await), without_id(front.get(path).await));
+        assert_eq!(here, there, "{path}");
+    }
+    assert!(
+        front
+            .get("/counts?user_id=u1&page_url=/home")
+            .await
+            .contains(r#""click_count":2"#)
+    );
+    assert!(front.get("/elsewhere").await.contains("there is no view at /elsewhere"));
+    assert_eq!(
+        front.sql("SELECT count(*) AS n FROM clicks").await,
+        server.sql("SELECT count(*) AS n FROM clicks").await
+    );
+
+    // The query server dies and comes back; who asks meanwhile waits, or hears 503.
+    server.kill();
+    let asked = reqwest::get(format!("{}/counts?user_id=u1&page_url=/home", front.url()));
+    let ((), answer) = tokio::join!(server.start(), asked);
+    assert!([200, 503].contains(&answer.expect("an answer").status().as_u16()));
+    server.caught_up().await;
+    // The INSERT of its file is done at each start.
+    let again = front.get("/counts?user_id=u1&page_url=/home").await;
+    assert!(again.contains(r#""click_count":4"#), "{again}");
+}
+
+/// Every problem has an id of its own.
+fn without_id(text: String) -> String {
+    text.split(r#","request_id""#).next().unwrap_or_default().to_owned()
 }
 
 #[tokio::test]

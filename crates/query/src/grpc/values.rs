@@ -223,6 +223,18 @@ pub fn parameter(value: Value) -> Result<ScalarValue, Problem> {
     })
 }
 
+/// The value as a message, for a server that is asked in our place.
+pub fn message(value: ScalarValue) -> Result<Value, Problem> {
+    let array = value.to_array();
+    let field = Field::new("value", value.data_type(), true);
+    let values = array.map_err(|error| error.to_string()).and_then(|array| {
+        let values = column(&field, &array);
+        values.map_err(|error| error.to_string())
+    });
+    let mut values = values.map_err(invalid)?;
+    Ok(values.pop().unwrap_or_default())
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -303,5 +315,20 @@ mod tests {
             (&structs[0], &second.fields["n"].kind),
             (&None, &Some(Kind::Integer(2)))
         );
+    }
+
+    #[test]
+    fn parameters_survive_the_way_through_a_message() {
+        for value in [
+            ScalarValue::Null,
+            ScalarValue::Boolean(Some(true)),
+            ScalarValue::Int64(Some(-1)),
+            ScalarValue::UInt64(Some(u64::MAX)),
+            ScalarValue::Float64(Some(0.1)),
+            ScalarValue::Utf8(Some("a".to_owned())),
+            ScalarValue::TimestampMicrosecond(Some(-1), None),
+        ] {
+            assert_eq!(parameter(message(value.clone()).unwrap()).unwrap(), value);
+        }
     }
 }

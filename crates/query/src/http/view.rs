@@ -12,6 +12,7 @@ use axum::extract::{Path, RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use futures::{StreamExt, TryStreamExt};
 use headwater_catalog::definition::Definition;
+use headwater_grpc::v1::rows_request::Of;
 use headwater_problem::Problem;
 use headwater_schema::encode::json_object;
 use http::header::HeaderMap;
@@ -21,9 +22,10 @@ use crate::execution;
 use crate::http::find_view;
 use crate::http::query_string;
 use crate::http::rows::{self, Form};
-use crate::question::{Asked, Given, LIMIT, OFFSET, ORDER, Question, row};
+use crate::question::{Asked, Given, LIMIT, OFFSET, ORDER, Question, no_row, row};
 use crate::session::Session;
 use crate::shared::Shared;
+use crate::upstream::Upstream;
 use crate::views::ViewRows;
 
 pub async fn rows(
@@ -32,24 +34,55 @@ pub async fn rows(
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Response {
+    let query = query.as_deref().unwrap_or_default();
+    if let Some(upstream) = &shared.parts.upstream {
+        return upstream_request(upstream, Of::View(name), query, &headers).await;
+    }
     let snapshot = shared.parts.catalog.snapshot();
     match find_view(&snapshot, &name) {
-        Ok(definition) => view_request(&shared, definition, query.as_deref().unwrap_or_default(), &headers).await,
+        Ok(definition) => response(answer(&shared, definition, query, &headers).await),
         Err(problem) => problem.into_response(),
     }
 }
 
-/// Answers a request to a view's own route, or to its route by name.
+/// Answers a request to a view's own route.
 pub async fn view_request(
     shared: &Arc<Shared>,
     definition: &Arc<Definition>,
     query: &str,
     headers: &HeaderMap,
 ) -> Response {
-    match answer(shared, definition, query, headers).await {
-        Ok(response) => response,
-        Err(error) => error.problem().into_response(),
+    match &shared.parts.upstream {
+        Some(upstream) => upstream_request(upstream, Of::View(definition.name.clone()), query, headers).await,
+        None => response(answer(shared, definition, query, headers).await),
     }
+}
+
+/// Answers a request to the own route of a view that this process need not know.
+pub async fn path_request(upstream: &Upstream, path: &str, query: &str, headers: &HeaderMap) -> Response {
+    upstream_request(upstream, Of::Path(path.to_owned()), query, headers).await
+}
+
+async fn upstream_request(upstream: &Upstream, of: Of, query: &str, headers: &HeaderMap) -> Response {
+    response(answer_of(upstream, of, query, headers).await)
+}
+
+fn response(answer: Result<Response, QueryError>) -> Response {
+    answer.unwrap_or_else(|error| error.problem().into_response())
+}
+
+async fn answer_of(upstream: &Upstream, of: Of, query: &str, headers: &HeaderMap) -> Result<Response, QueryError> {
+    let form = Form::accepted(headers, Form::JsonArray)?;
+    let asked = asked(query)?;
+    let of_one_row = asked.equal.is_empty();
+    let mut found = upstream.rows(of, asked).await?;
+    if found.by_key && form == Form::JsonArray {
+        return match found.rows.try_next().await? {
+            Some(row) => object(&row),
+            None => Err(no_row(&found.view, of_one_row).into()),
+        };
+    }
+    rows::response(form, found.schema, found.rows).await
 }
 
 async fn answer(

@@ -7,5 +7,6 @@ mod grpc;
 mod live;
 mod postgres;
 mod sql;
+mod upstream;
 mod views;
 mod world;

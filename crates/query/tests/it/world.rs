@@ -26,6 +26,7 @@ use headwater_log::topic::{Cleanup, TopicSpec};
 use headwater_log::work::Work;
 use headwater_query::session::{Answer, Session};
 use headwater_query::shared::{Parts, QueryOptions, Shared};
+use headwater_query::upstream::Upstream;
 use reqwest::{Client, Response};
 use serde_json::Value;
 use tokio::net::TcpListener;
@@ -52,6 +53,17 @@ pub struct World {
 impl World {
     /// Without anything in the catalog.
     pub async fn empty() -> Self {
+        Self::of(None).await
+    }
+
+    /// With nothing of its own, asking at these addresses.
+    pub async fn in_front_of(addresses: &[SocketAddr], timeout: Duration) -> Self {
+        let addresses: Vec<_> = addresses.iter().map(SocketAddr::to_string).collect();
+        let upstream = Upstream::new(&addresses, timeout, SystemClock::new()).unwrap();
+        Self::of(Some(upstream)).await
+    }
+
+    async fn of(upstream: Option<Upstream>) -> Self {
         let clock: Arc<dyn Clock> = SystemClock::new();
         let log: Arc<dyn Log> = MemoryLog::new(Arc::clone(&clock));
         let ids = Ids::seeded(Arc::clone(&clock), 1);
@@ -96,6 +108,7 @@ impl World {
             ids,
             applied: receiver,
             executor: Handle::current(),
+            upstream,
             stop: stop.clone(),
         };
         let options = QueryOptions {
@@ -134,9 +147,15 @@ impl World {
         world
     }
 
-    /// A client of the gRPC service, on a port of its own.
+    /// A client of the gRPC service.
     pub async fn grpc(&self) -> QueryClient<Channel> {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = self.serve_grpc("127.0.0.1:0".parse().unwrap()).await;
+        QueryClient::connect(format!("http://{address}")).await.unwrap()
+    }
+
+    /// Serves the gRPC service, and says where.
+    pub async fn serve_grpc(&self, at: SocketAddr) -> SocketAddr {
+        let listener = TcpListener::bind(at).await.unwrap();
         let address = listener.local_addr().unwrap();
         let service = headwater_query::grpc::service(Arc::clone(&self.shared));
         let calls = Arc::new(Calls {
@@ -146,7 +165,7 @@ impl World {
         let router = Routes::new(service).into_axum_router();
         let router = router.layer(from_fn_with_state(calls, observe));
         tokio::spawn(async move { axum::serve(listener, router).await });
-        QueryClient::connect(format!("http://{address}")).await.unwrap()
+        address
     }
 
     pub fn session(&self) -> Session {
