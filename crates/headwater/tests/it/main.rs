@@ -15,6 +15,7 @@ mod cli;
 mod cluster;
 mod corpus;
 mod crash;
+mod deploy;
 mod disk;
 mod docs;
 mod grpc;
