@@ -31,6 +31,8 @@ pub struct Config {
     pub data: DataConfig,
     pub http: HttpConfig,
     pub postgres: PostgresConfig,
+    pub grpc: GrpcConfig,
+    pub query: QueryConfig,
     pub memory: MemoryConfig,
     pub log: LogConfig,
     pub cluster: ClusterConfig,
@@ -59,6 +61,20 @@ pub struct HttpConfig {
 pub struct PostgresConfig {
     /// `None` is `"off"`.
     pub listen: Option<SocketAddr>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct GrpcConfig {
+    /// `None` is `"off"`.
+    pub listen: Option<SocketAddr>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct QueryConfig {
+    /// Where the query servers are that answer in this one's place, each `host:port`; `None` is this one.
+    pub upstream: Option<Vec<String>>,
+    /// How long they may take until an answer begins.
+    pub upstream_timeout: Duration,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -175,6 +191,13 @@ impl Default for Config {
             },
             postgres: PostgresConfig {
                 listen: Some(loopback(5433)),
+            },
+            grpc: GrpcConfig {
+                listen: Some(loopback(50051)),
+            },
+            query: QueryConfig {
+                upstream: None,
+                upstream_timeout: Duration::from_secs(10),
             },
             memory: MemoryConfig {
                 limit: memory::of_machine() / 2,

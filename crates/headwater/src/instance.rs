@@ -26,6 +26,7 @@ use headwater_log::error::Error as LogError;
 use headwater_query::error::QueryError;
 use headwater_query::session::{Answer, Session};
 use headwater_query::shared::{Parts, QueryOptions, Shared};
+use headwater_query::upstream::Upstream;
 use headwater_sql::parse::STACK_BYTES;
 use headwater_telemetry::metrics::Metrics;
 use headwater_telemetry::request::{Requests, observe};
@@ -40,8 +41,9 @@ use crate::cluster::roles::Role;
 use crate::cluster::{Cluster, Intake, Part, Process};
 use crate::config::{Config, memory};
 use crate::files::{self, SqlFile};
+use crate::grpc;
 use crate::processor::Processor;
-use crate::routes;
+use crate::routes::{self, Readiness};
 use crate::storage::Storage;
 
 /// After the log couldn't be read.
@@ -69,6 +71,7 @@ pub struct Instance {
     pub core: Core,
     pub http: Option<SocketAddr>,
     pub postgres: Option<SocketAddr>,
+    pub grpc: Option<SocketAddr>,
     /// The other processes, where there can be any.
     cluster: Option<Arc<Cluster>>,
     taking_part: JoinSet<()>,
@@ -174,6 +177,7 @@ impl Core {
         let ingest = ingest.map_err(StartError::Threads)?;
 
         let (query_threads, executor) = QueryThreads::start(config.engine.threads).map_err(StartError::Threads)?;
+        let upstream = upstream(config, &clock)?;
         let parts = Parts {
             catalog: Arc::clone(&catalog),
             log: Arc::clone(&log),
@@ -185,6 +189,7 @@ impl Core {
             ids,
             applied: processor.applied(),
             executor,
+            upstream,
             stop: stop.clone(),
         };
         let options = QueryOptions {
@@ -218,6 +223,13 @@ impl Core {
 
     pub fn session(&self) -> Session {
         Session::new(Arc::clone(&self.queries))
+    }
+
+    pub fn readiness(&self) -> Readiness {
+        Readiness {
+            catalog: Arc::clone(&self.catalog),
+            processor: Arc::clone(&self.processor),
+        }
     }
 
     /// Applies a file of statements, as a whole or not at all. What the catalog has already, in the same
@@ -279,8 +291,11 @@ impl Instance {
     /// Opens the log in the data directory, applies the files, and opens the doors that `config` names.
     pub async fn start(config: &Config, files: &[SqlFile]) -> Result<Self, StartError> {
         let http = listen("http.listen", config.http.listen).await?;
-        let queried = config.cluster.roles.has(Role::Query);
+        let roles = &config.cluster.roles;
+        let queried = roles.has(Role::Query);
         let postgres = listen("postgres.listen", config.postgres.listen.filter(|_| queried)).await?;
+        let called = queried || roles.has(Role::Gateway);
+        let grpc = listen("grpc.listen", config.grpc.listen.filter(|_| called)).await?;
         let metrics = headwater_telemetry::metrics::install().map_err(|error| StartError::Parts(error.to_string()))?;
         let clock: Arc<dyn Clock> = SystemClock::new();
         let storage = Storage::open(config, &clock).await?;
@@ -318,6 +333,7 @@ impl Instance {
         let mut instance = Self {
             http: address_of(&http),
             postgres: address_of(&postgres),
+            grpc: address_of(&grpc),
             core,
             cluster,
             taking_part,
@@ -337,6 +353,9 @@ impl Instance {
                     error!(%error, "the Postgres door is closed");
                 }
             });
+        }
+        if let Some(listener) = grpc {
+            instance.serve_grpc(listener, config)?;
         }
         Ok(instance)
     }
@@ -381,6 +400,17 @@ impl Instance {
             }
         });
     }
+
+    fn serve_grpc(&mut self, listener: TcpListener, config: &Config) -> Result<(), StartError> {
+        let router = grpc::router(&self.core, config, self.shut.clone())?;
+        let served = grpc::serve(listener, router, Arc::clone(&self.core.clock), self.shut.clone());
+        self.doors.spawn(async move {
+            if let Err(error) = served.await {
+                error!(%error, "the gRPC door is closed");
+            }
+        });
+        Ok(())
+    }
 }
 
 /// Where files of sources and sinks may be.
@@ -390,6 +420,17 @@ fn within(config: &Config) -> Result<Within, StartError> {
     };
     Within::folder(folder)
         .map_err(|error| StartError::Parts(format!("files.directory = {}: {error}", folder.display())))
+}
+
+/// The query server that answers in this one's place, if one is named.
+fn upstream(config: &Config, clock: &Arc<dyn Clock>) -> Result<Option<Upstream>, StartError> {
+    let Some(addresses) = &config.query.upstream else {
+        return Ok(None);
+    };
+    let upstream = Upstream::new(addresses, config.query.upstream_timeout, Arc::clone(clock));
+    upstream
+        .map(Some)
+        .map_err(|error| StartError::Parts(format!("query.upstream: {error}")))
 }
 
 async fn create_dead_letters(catalog: &Catalog) -> Result<(), CatalogError> {

@@ -5,6 +5,7 @@ pub mod cli;
 pub mod cluster;
 pub mod config;
 pub mod files;
+pub mod grpc;
 pub mod instance;
 pub mod processor;
 pub mod routes;

@@ -12,7 +12,7 @@ use headwater_catalog::snapshot::nearest;
 use headwater_catalog::store::Catalog;
 use headwater_gateway::http::{HttpDoor, HttpOptions, ingest_request};
 use headwater_problem::{Problem, ProblemKind};
-use headwater_query::http::view_request;
+use headwater_query::http::{path_request, view_request};
 use headwater_query::shared::Shared;
 use headwater_telemetry::metrics::Metrics;
 use headwater_telemetry::request::Route;
@@ -21,18 +21,28 @@ use http::{Method, StatusCode};
 use crate::cluster::Cluster;
 use crate::cluster::roles::{Role, Roles};
 use crate::config::Config;
-use crate::instance::Core;
+use crate::instance::{Core, as_size};
 use crate::processor::Processor;
 use crate::status::Status;
+
+/// Ready is: what the catalog says runs here, has its state back, and nothing of it is failing.
+#[derive(Clone)]
+pub struct Readiness {
+    pub catalog: Arc<Catalog>,
+    pub processor: Arc<Processor>,
+}
 
 #[derive(Clone)]
 struct Routes {
     catalog: Arc<Catalog>,
+    readiness: Readiness,
     processor: Arc<Processor>,
     gateway: Arc<HttpDoor>,
     queries: Arc<Shared>,
     metrics: Metrics,
     roles: Roles,
+    /// Whether questions are answered, here or by somebody else.
+    answers: bool,
     cluster: Option<Arc<Cluster>>,
 }
 
@@ -41,18 +51,18 @@ pub fn router(core: &Core, cluster: Option<Arc<Cluster>>, config: &Config, metri
     let gateway = Arc::new(HttpDoor {
         ingest: Arc::clone(&core.ingest),
         clock: Arc::clone(&core.clock),
-        options: HttpOptions {
-            request_bytes_max: usize::try_from(config.http.request_bytes_max).unwrap_or(usize::MAX),
-            body_read_timeout: config.http.body_timeout,
-        },
+        options: bounds(config),
     });
+    let answers = roles.has(Role::Query) || core.queries.parts.upstream.is_some();
     let routes = Routes {
         catalog: Arc::clone(&core.catalog),
+        readiness: core.readiness(),
         processor: Arc::clone(&core.processor),
         gateway: Arc::clone(&gateway),
         queries: Arc::clone(&core.queries),
         metrics,
         roles: roles.clone(),
+        answers,
         cluster,
     };
     let operation = Router::new()
@@ -66,7 +76,7 @@ pub fn router(core: &Core, cluster: Option<Arc<Cluster>>, config: &Config, metri
         .has(Role::Gateway)
         .then(|| headwater_gateway::http::router(gateway));
     let queries = Arc::clone(&core.queries);
-    let queries = roles.has(Role::Query).then(|| headwater_query::http::router(queries));
+    let queries = answers.then(|| headwater_query::http::router(queries));
     operation
         .merge(gateway.unwrap_or_default())
         .merge(queries.unwrap_or_default())
@@ -77,19 +87,35 @@ async fn status(State(routes): State<Routes>) -> Json<Status> {
     Json(Status::of(&routes.processor, &routes.queries, routes.cluster.as_deref()).await)
 }
 
-/// Ready is: what the catalog says runs here, has its state back, and nothing of it is failing.
-async fn ready(State(routes): State<Routes>) -> Response {
-    let not_ready = |why: String| (StatusCode::SERVICE_UNAVAILABLE, why).into_response();
-    let applied = *routes.processor.applied().borrow();
-    if applied < routes.catalog.snapshot().version {
-        return not_ready("starting\n".to_owned());
+/// What bounds the events of a request, by whichever door.
+pub fn bounds(config: &Config) -> HttpOptions {
+    HttpOptions {
+        request_bytes_max: as_size(config.http.request_bytes_max),
+        body_read_timeout: config.http.body_timeout,
     }
-    for query in routes.processor.status() {
-        if let Some(why) = query.why_not_ready() {
-            return not_ready(format!("{}: {why}\n", query.name));
+}
+
+impl Readiness {
+    /// Or why it isn't.
+    pub fn check(&self) -> Result<(), String> {
+        let applied = *self.processor.applied().borrow();
+        if applied < self.catalog.snapshot().version {
+            return Err("starting".to_owned());
         }
+        for query in self.processor.status() {
+            if let Some(why) = query.why_not_ready() {
+                return Err(format!("{}: {why}", query.name));
+            }
+        }
+        Ok(())
     }
-    "ready\n".into_response()
+}
+
+async fn ready(State(routes): State<Routes>) -> Response {
+    match routes.readiness.check() {
+        Ok(()) => "ready\n".into_response(),
+        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response(),
+    }
 }
 
 async fn render_metrics(State(routes): State<Routes>) -> String {
@@ -101,14 +127,14 @@ async fn render_metrics(State(routes): State<Routes>) -> String {
 async fn users_route(State(routes): State<Routes>, request: Request) -> Response {
     let snapshot = routes.catalog.snapshot();
     let Some(definition) = snapshot.by_http_path(request.uri().path()).cloned() else {
-        return no_route(&routes, request.uri().path());
+        return elsewhere(&routes, request).await;
     };
     let path = definition.http_path().unwrap_or_default();
-    let role = match &definition.object {
-        Object::Stream(_) => Role::Gateway,
-        Object::View(_) | Object::Source(_) | Object::Sink(_) => Role::Query,
+    let served = match &definition.object {
+        Object::Stream(_) => routes.roles.has(Role::Gateway),
+        Object::View(_) | Object::Source(_) | Object::Sink(_) => routes.answers,
     };
-    if !routes.roles.has(role) {
+    if !served {
         return no_route(&routes, path);
     }
     match (&definition.object, request.method()) {
@@ -122,6 +148,19 @@ async fn users_route(State(routes): State<Routes>, request: Request) -> Response
         (Object::Stream(_), _) => wrong_method("POST"),
         (Object::View(_), _) => wrong_method("GET"),
         (Object::Source(_) | Object::Sink(_), _) => no_route(&routes, path),
+    }
+}
+
+/// What this process doesn't know, the query server may that answers in its place.
+async fn elsewhere(routes: &Routes, request: Request) -> Response {
+    let (head, _) = request.into_parts();
+    let path = head.uri.path();
+    match &routes.queries.parts.upstream {
+        Some(upstream) if head.method == Method::GET => {
+            let query = head.uri.query().unwrap_or_default();
+            path_request(upstream, path, query, &head.headers).await
+        }
+        _ => no_route(routes, path),
     }
 }
 

@@ -10,13 +10,12 @@
 //! | `GET /v1/catalog` | streams, views, sources and sinks |
 
 mod catalog;
-mod events;
+pub(crate) mod events;
 mod live;
 mod message;
-mod query_string;
-mod rows;
+pub(crate) mod query_string;
+pub(crate) mod rows;
 mod sql;
-mod value;
 mod view;
 
 use std::sync::Arc;
@@ -31,7 +30,7 @@ use headwater_problem::{Problem, ProblemKind};
 use crate::shared::Shared;
 
 pub use rows::Rows;
-pub use view::view_request;
+pub use view::{path_request, view_request};
 
 pub fn router(shared: Arc<Shared>) -> Router {
     let sql_bytes_max = shared.options.sql_bytes_max;
@@ -57,7 +56,7 @@ fn not_of_kind(found: &Definition, kind: ProblemKind, wanted: &str) -> Problem {
 }
 
 /// The view of this name, or what to say where there is none.
-fn find_view<'a>(snapshot: &'a Snapshot, name: &str) -> Result<&'a Arc<Definition>, Problem> {
+pub(crate) fn find_view<'a>(snapshot: &'a Snapshot, name: &str) -> Result<&'a Arc<Definition>, Problem> {
     match snapshot.get(name) {
         Some(definition) if definition.view().is_some() => Ok(definition),
         Some(other) => Err(not_of_kind(other, ProblemKind::UnknownView, "view")),

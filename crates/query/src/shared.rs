@@ -26,6 +26,7 @@ use tracing::warn;
 
 use crate::error::QueryError;
 use crate::tables::catalog::{DATABASE, SCHEMA, databases};
+use crate::upstream::Upstream;
 use crate::views::Views;
 
 /// What DataFusion's directories for spilled rows begin with.
@@ -45,6 +46,8 @@ pub struct Parts {
     pub applied: watch::Receiver<u64>,
     /// Where queries are computed: away from the sockets' threads.
     pub executor: Handle,
+    /// Who answers for views and SQL over HTTP, if not this process.
+    pub upstream: Option<Upstream>,
     /// Ends what would go on for ever: live subscriptions and queries.
     pub stop: CancellationToken,
 }
@@ -135,6 +138,11 @@ impl Shared {
         let databases = databases(Arc::clone(catalog), Arc::clone(log), Arc::clone(&self.views))?;
         let state = SessionStateBuilder::new_from_existing((self.state)()).with_catalog_list(databases);
         Ok(SessionContext::new_with_state(state.build()))
+    }
+
+    /// How many more live subscriptions and queries there may be.
+    pub fn live_places(&self) -> usize {
+        self.live.available_permits()
     }
 
     /// A live subscription's or query's place among those that there may be.

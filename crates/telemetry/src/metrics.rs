@@ -14,6 +14,9 @@ use parking_lot::Mutex;
 pub const HTTP_REQUESTS: &str = "headwater_http_requests_total";
 pub const HTTP_REQUEST_SECONDS: &str = "headwater_http_request_seconds";
 
+pub const GRPC_REQUESTS: &str = "headwater_grpc_requests_total";
+pub const GRPC_REQUEST_SECONDS: &str = "headwater_grpc_request_seconds";
+
 pub const INGEST_EVENTS: &str = "headwater_ingest_events_total";
 pub const INGEST_BYTES: &str = "headwater_ingest_bytes_total";
 pub const INGEST_DUPLICATES: &str = "headwater_ingest_duplicates_total";
@@ -114,6 +117,12 @@ fn describe() {
 fn describe_http_and_ingest() {
     describe_counter!(HTTP_REQUESTS, "HTTP requests answered, by route and status");
     describe_histogram!(HTTP_REQUEST_SECONDS, Unit::Seconds, "Time to answer an HTTP request");
+    describe_counter!(GRPC_REQUESTS, "gRPC calls answered, by method and code");
+    describe_histogram!(
+        GRPC_REQUEST_SECONDS,
+        Unit::Seconds,
+        "Time of a gRPC call, to the end of its answer"
+    );
     describe_counter!(INGEST_EVENTS, "Events stored durably, by stream");
     describe_counter!(
         INGEST_BYTES,

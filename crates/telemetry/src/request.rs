@@ -129,7 +129,7 @@ pub async fn observe(State(requests): State<Arc<Requests>>, mut request: Request
 }
 
 /// The caller's id if it can stand in a log line as it is, else a new one.
-fn request_id(headers: &HeaderMap, ids: &Ids) -> Arc<str> {
+pub fn request_id(headers: &HeaderMap, ids: &Ids) -> Arc<str> {
     let given = headers.get(X_REQUEST_ID).and_then(|value| value.to_str().ok());
     match given.filter(|id| is_sane(id)) {
         Some(id) => id.into(),

@@ -108,7 +108,7 @@ impl IngestError {
             Self::NotAStream { .. } => Some("send to the stream that the view reads".to_owned()),
             Self::NotWritable { .. } => Some("send to the stream that its query reads".to_owned()),
             Self::Invalid { .. } => Some(
-                "nothing was stored: correct the events and send all again, or use ?on_error=dead_letter to store \
+                "nothing was stored: correct the events and send all again, or use on_error=dead_letter to store \
                  the good ones and keep the bad ones in dead_letters"
                     .to_owned(),
             ),

@@ -5,6 +5,7 @@
 mod bad_input;
 mod embedded;
 mod fixture;
+mod grpc;
 mod http;
 mod keys;
 mod pipeline;

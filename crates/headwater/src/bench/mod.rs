@@ -181,5 +181,6 @@ fn config(directory: &std::path::Path) -> Config {
     config.data.directory = directory.to_owned();
     config.http.listen = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
     config.postgres.listen = None;
+    config.grpc.listen = None;
     config
 }

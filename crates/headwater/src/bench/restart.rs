@@ -77,6 +77,8 @@ fn start(directory: &Path, address: SocketAddr) -> std::io::Result<Child> {
             &format!("http.listen={address}"),
             "--set",
             "postgres.listen=off",
+            "--set",
+            "grpc.listen=off",
         ])
         .stdin(Stdio::null())
         .stdout(Stdio::null())

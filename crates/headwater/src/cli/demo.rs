@@ -165,6 +165,7 @@ async fn start(config: &mut Config) -> Failed<(Instance, Vec<String>)> {
                 let any = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
                 match key {
                     "http.listen" => config.http.listen = any,
+                    "grpc.listen" => config.grpc.listen = any,
                     _ => config.postgres.listen = any,
                 }
                 notes.push(format!("{address} is in use, so {key} is another port"));

@@ -58,6 +58,7 @@ impl Serve {
         let doors = Doors {
             http: instance.http,
             postgres: instance.postgres,
+            grpc: instance.grpc,
         };
         let text = welcome::text(doors, &instance.core.catalog.snapshot());
         output::line(&format!(

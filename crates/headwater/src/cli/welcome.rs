@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 pub struct Doors {
     pub http: Option<SocketAddr>,
     pub postgres: Option<SocketAddr>,
+    pub grpc: Option<SocketAddr>,
 }
 
 /// Everything that there is, with a line to paste.
@@ -24,6 +25,9 @@ pub fn text(doors: Doors, snapshot: &Snapshot) -> String {
     if let Some(postgres) = doors.postgres {
         let (host, port) = (postgres.ip(), postgres.port());
         lines.push(format!("Postgres  psql -h {host} -p {port} -U headwater headwater"));
+    }
+    if let Some(grpc) = doors.grpc {
+        lines.push(format!("gRPC      grpcurl -plaintext {grpc} list"));
     }
     for definition in snapshot.iter() {
         if let Some(line) = doors.http.and_then(|http| line_for(definition, http)) {

@@ -65,6 +65,30 @@ pub const KEYS: &[Key] = &[
         },
     },
     Key {
+        name: "grpc.listen",
+        about: "the gRPC door, 'address:port' or 'off'",
+        set: |config, text| {
+            config.grpc.listen = listen(text)?;
+            Ok(())
+        },
+    },
+    Key {
+        name: "query.upstream",
+        about: "query servers that answer in this one's place: 'grpc://host:port', several with commas, or 'off'",
+        set: |config, text| {
+            config.query.upstream = upstream(text)?;
+            Ok(())
+        },
+    },
+    Key {
+        name: "query.upstream_timeout",
+        about: "how long they may take until an answer begins",
+        set: |config, text| {
+            config.query.upstream_timeout = duration(text)?;
+            Ok(())
+        },
+    },
+    Key {
         name: "memory.limit",
         about: "for the whole process; half of the machine's unless given",
         set: |config, text| {
@@ -238,7 +262,6 @@ pub const KEYS: &[Key] = &[
 
 /// Names that a reader of the documentation may try, which this version does not have.
 const LATER: &[(&str, &str)] = &[
-    ("grpc", "gRPC is not there yet: leave it out"),
     ("mqtt", "MQTT is not there yet: leave it out"),
     ("roles", "the key is cluster.roles"),
     ("kafka", "the log's keys are in [log]: log.backend, log.brokers"),
@@ -292,14 +315,28 @@ fn listen(text: &str) -> Result<Option<SocketAddr>, String> {
 
 fn brokers(text: &str) -> Result<Vec<String>, String> {
     let brokers: Vec<_> = text.split(',').map(|broker| broker.trim().to_owned()).collect();
-    let with_port = |broker: &String| {
-        broker
-            .rsplit_once(':')
-            .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
-    };
-    match brokers.iter().all(with_port) {
+    match brokers.iter().all(|broker| with_port(broker)) {
         true => Ok(brokers),
         false => Err("expected 'host:port', several with commas".to_owned()),
+    }
+}
+
+fn with_port(address: &str) -> bool {
+    address
+        .rsplit_once(':')
+        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+}
+
+fn upstream(text: &str) -> Result<Option<Vec<String>>, String> {
+    if text == "off" {
+        return Ok(None);
+    }
+    let urls = text.split(',').map(|url| url.trim().strip_prefix("grpc://"));
+    let addresses = urls.map(|address| address.filter(|address| with_port(address)).map(str::to_owned));
+    let addresses: Option<Vec<String>> = addresses.collect();
+    match addresses {
+        Some(addresses) => Ok(Some(addresses)),
+        None => Err("expected 'grpc://host:port', several with commas, or 'off'".to_owned()),
     }
 }
 

@@ -55,6 +55,16 @@ fn a_door_can_be_off() {
 }
 
 #[test]
+fn a_query_server_in_our_place_has_an_address() {
+    let config = load("", &[], &["query.upstream=grpc://a:1, grpc://b:2"]).unwrap();
+    assert_eq!(config.query.upstream, Some(vec!["a:1".to_owned(), "b:2".to_owned()]));
+    for wrong in ["http://a:1", "grpc://a", "a:1", "grpc://:1", ""] {
+        let error = error_of("", &[], &[&format!("query.upstream={wrong}")]);
+        assert!(error.contains("expected 'grpc://host:port'"), "{error}");
+    }
+}
+
+#[test]
 fn unknown_keys_are_errors_with_place_and_hint() {
     let error = error_of("[http]\n\nlisen = 'off'", &[], &[]);
     assert!(

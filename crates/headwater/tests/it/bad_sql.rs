@@ -31,6 +31,8 @@ fn a_file_is_told_with_line_column_and_caret() {
             "http.listen=off",
             "--set",
             "postgres.listen=off",
+            "--set",
+            "grpc.listen=off",
         ],
     ] {
         let output = Command::new(binary())

@@ -70,9 +70,9 @@ fn configuration_errors_are_one_line_with_their_place() {
     );
     refuses_to_serve(
         path,
-        &["--set", "grpc.listen=off"],
+        &["--set", "mqtt.listen=off"],
         &[],
-        &["grpc.listen", "not there yet"],
+        &["mqtt.listen", "not there yet"],
     );
     refuses_to_serve(path, &["--set", "telemetry.log_level=head=loud"], &[], &["loud"]);
 }
@@ -93,8 +93,28 @@ fn a_port_in_use_is_named_with_its_key() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = taken.local_addr().expect("an address").to_string();
     let http = format!("http.listen={address}");
-    let arguments = ["--set", &http, "--set", "postgres.listen=off", "--data", "data"];
+    let arguments = [
+        "--set",
+        &http,
+        "--set",
+        "postgres.listen=off",
+        "--set",
+        "grpc.listen=off",
+        "--data",
+        "data",
+    ];
     refuses_to_serve(directory.path(), &arguments, &[], &["http.listen", &address, "in use"]);
+}
+
+#[test]
+fn a_grpc_port_in_use_is_named_with_its_key() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("an address").to_string();
+    let grpc = format!("grpc.listen={address}");
+    let others = ["--set", "http.listen=off", "--set", "postgres.listen=off"];
+    let arguments = [&others[..], &["--set", &grpc, "--data", "data"]].concat();
+    refuses_to_serve(directory.path(), &arguments, &[], &["grpc.listen", &address, "in use"]);
 }
 
 #[test]
@@ -108,6 +128,8 @@ fn a_data_directory_that_cant_be_used_is_named() {
         "http.listen=off",
         "--set",
         "postgres.listen=off",
+        "--set",
+        "grpc.listen=off",
     ];
     refuses_to_serve(directory.path(), &arguments, &[], &["file"]);
 }
@@ -125,6 +147,8 @@ fn a_data_directory_of_a_newer_version_is_left_alone() {
         "http.listen=off",
         "--set",
         "postgres.listen=off",
+        "--set",
+        "grpc.listen=off",
     ];
     refuses_to_serve(directory.path(), &arguments, &[], &["data", "99", "newer"]);
 }
@@ -142,6 +166,8 @@ async fn a_data_directory_has_one_server() {
         "http.listen=off",
         "--set",
         "postgres.listen=off",
+        "--set",
+        "grpc.listen=off",
     ];
     refuses_to_serve(directory.path(), &arguments, &[], &["in use"]);
 }

@@ -86,6 +86,8 @@ async fn a_cluster_that_is_not_there_is_waited_for() {
             "http.listen=off",
             "--set",
             "postgres.listen=off",
+            "--set",
+            "grpc.listen=off",
         ])
         .arg("--set")
         .arg(format!("log.brokers=127.0.0.1:{nobody}"))

@@ -19,6 +19,7 @@ pub struct Server {
     variables: Vec<(String, String)>,
     pub http_port: u16,
     pub postgres_port: u16,
+    pub grpc_port: u16,
     process: Option<Child>,
 }
 
@@ -38,6 +39,7 @@ impl Server {
             variables: Vec::new(),
             http_port: free_port(),
             postgres_port: free_port(),
+            grpc_port: free_port(),
             process: None,
         }
     }
@@ -82,6 +84,7 @@ impl Server {
             .arg(&self.data)
             .args(["--set", &format!("http.listen=127.0.0.1:{}", self.http_port)])
             .args(["--set", &format!("postgres.listen=127.0.0.1:{}", self.postgres_port)])
+            .args(["--set", &format!("grpc.listen=127.0.0.1:{}", self.grpc_port)])
             .args(self.settings.iter().flat_map(|setting| ["--set", setting]))
             .envs(self.variables.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())

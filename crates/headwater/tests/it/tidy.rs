@@ -7,11 +7,12 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Our crates in the order of the flow: each may depend on those before it alone.
-const ORDER: [&str; 13] = [
+const ORDER: [&str; 14] = [
     "headwater-test-servers",
     "headwater-event",
     "headwater-problem",
     "headwater-telemetry",
+    "headwater-grpc",
     "headwater-schema",
     "headwater-log",
     "headwater-catalog",
@@ -24,7 +25,7 @@ const ORDER: [&str; 13] = [
 ];
 
 /// Which of our crates may depend on these, however indirectly.
-const SEEN_BY: [(&str, &[&str]); 6] = [
+const SEEN_BY: [(&str, &[&str]); 7] = [
     ("datafusion", &["headwater-sql", "headwater-query", "headwater"]),
     (
         "fjall",
@@ -43,10 +44,15 @@ const SEEN_BY: [(&str, &[&str]); 6] = [
         "axum",
         &[
             "headwater-telemetry",
+            "headwater-grpc",
             "headwater-gateway",
             "headwater-query",
             "headwater",
         ],
+    ),
+    (
+        "tonic",
+        &["headwater-grpc", "headwater-gateway", "headwater-query", "headwater"],
     ),
     ("pgwire", &["headwater-sql", "headwater-query", "headwater"]),
     ("tokio-postgres", CONNECTED),

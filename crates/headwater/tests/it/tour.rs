@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::postgres::there;
 use crate::server::{binary, free_port};
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -29,6 +30,13 @@ fn the_http_reference_tells_the_truth() {
     run("docs/http.md");
 }
 
+#[test]
+fn the_grpc_reference_tells_the_truth() {
+    if there("python3", &["-c", "import grpc_tools, grpc_reflection, grpc_status"]) {
+        run("docs/grpc.md");
+    }
+}
+
 /// A command of the documentation, and what it must print.
 #[derive(Debug, PartialEq)]
 struct Step {
@@ -41,6 +49,7 @@ struct Tour {
     directory: tempfile::TempDir,
     http_port: u16,
     postgres_port: u16,
+    grpc_port: u16,
     server: Option<Child>,
 }
 
@@ -50,21 +59,34 @@ fn run(document: &str) {
     let steps = steps(&text);
     assert!(!steps.is_empty(), "{document} shows no commands");
     let mut tour = Tour::new(&root);
+    if let Some(program) = python(&text) {
+        let program = program.replace("50051", &tour.grpc_port.to_string());
+        std::fs::write(tour.directory.path().join("ask.py"), program).expect("the program");
+    }
     for step in steps {
         tour.take(document, &step);
     }
+}
+
+/// The Python program that the document shows, if it does.
+fn python(text: &str) -> Option<&str> {
+    let (_, rest) = text.split_once("```python\n")?;
+    rest.split("```").next()
 }
 
 impl Tour {
     /// In a directory that has the examples, as a checkout has them.
     fn new(root: &Path) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let examples = root.join("examples").canonicalize().expect("the examples");
-        std::os::unix::fs::symlink(examples, directory.path().join("examples")).expect("a link to the examples");
+        for folder in ["examples", "proto"] {
+            let here = root.join(folder).canonicalize().expect("the folder");
+            std::os::unix::fs::symlink(here, directory.path().join(folder)).expect("a link to the folder");
+        }
         Self {
             directory,
             http_port: free_port(),
             postgres_port: free_port(),
+            grpc_port: free_port(),
             server: None,
         }
     }
@@ -89,8 +111,8 @@ impl Tour {
                 return;
             }
             // What follows an event takes its milliseconds; only questions may be asked again.
-            let asks =
-                !step.command.contains(" -d ") && !step.command.contains("send") && !step.command.contains("CREATE");
+            let gives = step.command.contains(" -d ") && !step.command.contains("headwater.v1.Query");
+            let asks = !gives && !step.command.contains("send") && !step.command.contains("CREATE");
             assert!(
                 asks && started.elapsed() < PATIENCE,
                 "{document}:{}: {}\nshould print\n{}\nbut printed\n{printed}",
@@ -105,19 +127,23 @@ impl Tour {
     fn shell(&self, command: &str) -> Command {
         let path = std::env::var("PATH").unwrap_or_default();
         let beside = binary().parent().map(PathBuf::from).unwrap_or_default();
+        // Programs that the documentation shows, and the machine may not have.
+        let stand_ins = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/bin");
         let command = command
             .replace("8080", &self.http_port.to_string())
-            .replace("5433", &self.postgres_port.to_string());
+            .replace("5433", &self.postgres_port.to_string())
+            .replace("50051", &self.grpc_port.to_string());
         let mut shell = Command::new("sh");
         shell
             .args(["-c", &format!("exec 2>&1; {command}")])
             .current_dir(self.directory.path())
-            .env("PATH", format!("{}:{path}", beside.display()))
+            .env("PATH", format!("{}:{path}:{}", beside.display(), stand_ins.display()))
             .env("HEADWATER_HTTP__LISTEN", format!("127.0.0.1:{}", self.http_port))
             .env(
                 "HEADWATER_POSTGRES__LISTEN",
                 format!("127.0.0.1:{}", self.postgres_port),
             )
+            .env("HEADWATER_GRPC__LISTEN", format!("127.0.0.1:{}", self.grpc_port))
             .env("HEADWATER_SERVER", format!("http://127.0.0.1:{}", self.http_port))
             .env("XDG_STATE_HOME", self.directory.path())
             .stdin(Stdio::null())
@@ -129,6 +155,7 @@ impl Tour {
         printed
             .replace(&self.http_port.to_string(), "8080")
             .replace(&self.postgres_port.to_string(), "5433")
+            .replace(&self.grpc_port.to_string(), "50051")
     }
 
     fn wait_until_ready(&mut self, document: &str, step: &Step) {

@@ -122,7 +122,7 @@ enum Progress {
     Ended,
 }
 
-fn encoded(form: Form, schema: SchemaRef, rows: Rows) -> impl Stream<Item = Result<Bytes, QueryError>> {
+pub fn encoded(form: Form, schema: SchemaRef, rows: Rows) -> impl Stream<Item = Result<Bytes, QueryError>> {
     let begin = Progress::Beginning(Encoder::new(form, schema), rows);
     stream::unfold(begin, |progress| async move {
         match progress {

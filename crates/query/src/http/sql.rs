@@ -47,16 +47,32 @@ pub async fn run(
         let request = request(&headers, &body)?;
         let form = Form::accepted(&headers, Form::Json)?;
         let parameters = request.params.iter().map(parameter).collect::<Result<Vec<_>, _>>()?;
-        let mut session = Session::new(Arc::clone(&shared));
-        if let Some(from) = &request.from {
-            session = session.live_from(events::from("from", from)?);
-        }
-        let answers = session.execute(&request.sql, &parameters).await?;
+        let from = request.from.as_deref();
+        let answers = match &shared.parts.upstream {
+            Some(upstream) => {
+                let bytes_max = shared.options.sql_rows_bytes_max;
+                upstream.sql(&request.sql, parameters, from, bytes_max).await?
+            }
+            None => execute(&shared, &request.sql, &parameters, from).await?,
+        };
         answer(form, answers, shared.options.sql_rows_bytes_max).await
     };
     answer
         .await
         .unwrap_or_else(|error: QueryError| error.problem().into_response())
+}
+
+async fn execute(
+    shared: &Arc<Shared>,
+    sql: &str,
+    parameters: &[ScalarValue],
+    from: Option<&str>,
+) -> Result<Vec<Answer>, QueryError> {
+    let mut session = Session::new(Arc::clone(shared));
+    if let Some(from) = from {
+        session = session.live_from(events::from("from", from)?);
+    }
+    session.execute(sql, parameters).await
 }
 
 async fn answer(form: Form, mut answers: Vec<Answer>, bytes_max: usize) -> Result<Response, QueryError> {

@@ -3,8 +3,10 @@
 #![allow(clippy::unwrap_used, reason = "a test fails where it unwraps in vain")]
 
 mod events;
+mod grpc;
 mod live;
 mod postgres;
 mod sql;
+mod upstream;
 mod views;
 mod world;

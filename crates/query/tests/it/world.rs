@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::datatypes::Schema;
+use axum::middleware::from_fn_with_state;
 use headwater_catalog::definition::{Definition, Object};
 use headwater_catalog::store::Catalog;
 use headwater_connect::delivery::Sinks;
@@ -17,18 +18,23 @@ use headwater_event::clock::{Clock, SystemClock};
 use headwater_event::id::Ids;
 use headwater_event::op::changelog_schema;
 use headwater_gateway::ingest::{Ingest, IngestOptions};
+use headwater_grpc::observe::{Calls, observe};
+use headwater_grpc::v1::query_client::QueryClient;
 use headwater_log::Log;
 use headwater_log::memory::MemoryLog;
 use headwater_log::topic::{Cleanup, TopicSpec};
 use headwater_log::work::Work;
 use headwater_query::session::{Answer, Session};
 use headwater_query::shared::{Parts, QueryOptions, Shared};
+use headwater_query::upstream::Upstream;
 use reqwest::{Client, Response};
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+use tonic::transport::Channel;
 
 const STREAM: &str = "CREATE STREAM clicks (user_id TEXT NOT NULL, page TEXT NOT NULL, n BIGINT DEFAULT 1, \
                       extra JSON, time_stamp TIMESTAMP NOT NULL DEFAULT now()) \
@@ -47,6 +53,17 @@ pub struct World {
 impl World {
     /// Without anything in the catalog.
     pub async fn empty() -> Self {
+        Self::of(None).await
+    }
+
+    /// With nothing of its own, asking at these addresses.
+    pub async fn in_front_of(addresses: &[SocketAddr], timeout: Duration) -> Self {
+        let addresses: Vec<_> = addresses.iter().map(SocketAddr::to_string).collect();
+        let upstream = Upstream::new(&addresses, timeout, SystemClock::new()).unwrap();
+        Self::of(Some(upstream)).await
+    }
+
+    async fn of(upstream: Option<Upstream>) -> Self {
         let clock: Arc<dyn Clock> = SystemClock::new();
         let log: Arc<dyn Log> = MemoryLog::new(Arc::clone(&clock));
         let ids = Ids::seeded(Arc::clone(&clock), 1);
@@ -91,6 +108,7 @@ impl World {
             ids,
             applied: receiver,
             executor: Handle::current(),
+            upstream,
             stop: stop.clone(),
         };
         let options = QueryOptions {
@@ -127,6 +145,27 @@ impl World {
             .await;
         world.wait_for_rows("SELECT sum(clicks) AS n FROM page_clicks", 3).await;
         world
+    }
+
+    /// A client of the gRPC service.
+    pub async fn grpc(&self) -> QueryClient<Channel> {
+        let address = self.serve_grpc("127.0.0.1:0".parse().unwrap()).await;
+        QueryClient::connect(format!("http://{address}")).await.unwrap()
+    }
+
+    /// Serves the gRPC service, and says where.
+    pub async fn serve_grpc(&self, at: SocketAddr) -> SocketAddr {
+        let listener = TcpListener::bind(at).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let service = headwater_query::grpc::service(Arc::clone(&self.shared));
+        let calls = Arc::new(Calls {
+            clock: Arc::clone(&self.shared.parts.clock),
+            ids: Arc::clone(&self.shared.parts.ids),
+        });
+        let router = Routes::new(service).into_axum_router();
+        let router = router.layer(from_fn_with_state(calls, observe));
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        address
     }
 
     pub fn session(&self) -> Session {
