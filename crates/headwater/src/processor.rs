@@ -547,6 +547,7 @@ fn stream_topic(definition: &Definition, retention_ms: Option<u64>, retention_by
             retention_ms,
             retention_bytes,
         },
+        events: None,
     }
 }
 
@@ -561,6 +562,7 @@ fn changes_topic(definition: &Definition, partitions: u32) -> TopicSpec {
             retention_ms: None,
             retention_bytes: None,
         },
+        events: None,
     }
 }
 

@@ -55,6 +55,7 @@ impl Fixture {
                 retention_ms: None,
                 retention_bytes: None,
             },
+            events: None,
         };
         let schema = stream.stream().unwrap().schema.arrow();
         log.create_topic(topic(&stream.topic(), schema, PARTITIONS))

@@ -167,6 +167,7 @@ pub async fn create_topic(log: &dyn Log, definition: &Definition) {
             retention_ms: None,
             retention_bytes: None,
         },
+        events: None,
     };
     log.create_topic(spec).await.unwrap();
 }
