@@ -354,8 +354,9 @@ impl Log for KafkaLog {
                 if wanted == there.spec {
                     return Ok(there.describe());
                 }
-                if there.is_ours {
-                    self.cluster.alter_topic(&kafka, &wanted.cleanup).await?;
+                match there.is_ours {
+                    true => self.cluster.alter_topic(&kafka, &wanted.cleanup).await?,
+                    false => made = Event::TopicBound(name.to_string()),
                 }
             }
             Err(_) if spec.events.as_ref().is_some_and(|events| events.bound.is_some()) => {

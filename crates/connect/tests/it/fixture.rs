@@ -177,6 +177,8 @@ pub fn numbers_stream() -> Stream {
         late: Late::Drop,
         idle_timeout_ms: 5000,
         http_path: None,
+        topic: None,
+        encoding: headwater_log::topic::Encoding::Json,
         query: None,
         builtin: false,
     }

@@ -18,6 +18,7 @@ mod crash;
 mod disk;
 mod docs;
 mod kafka;
+mod kafka_records;
 mod keep;
 mod nexmark;
 mod oracle;

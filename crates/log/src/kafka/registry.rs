@@ -117,11 +117,8 @@ impl Registry {
                     None => spec,
                 };
                 let kafka: Arc<str> = self.names.of(&spec).into();
-                let is_ours = match there {
-                    Some(there) => there.is_ours,
-                    // Of what is bound twice, the first has made it.
-                    None => is_made || self.sharing(&kafka).any(|known| known.is_ours),
-                };
+                // Of two that make it at once one has; of what is bound twice, the first.
+                let is_ours = is_made || self.sharing(&kafka).any(|known| known.is_ours);
                 let events = EventRecords::of(&spec, &kafka);
                 let known = KnownTopic {
                     id,
