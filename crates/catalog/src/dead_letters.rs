@@ -1,5 +1,6 @@
 //! The built-in stream that takes what could not go on.
 
+use headwater_log::topic::Encoding;
 use headwater_schema::column::{Column, EventSchema, UnknownFields};
 
 use crate::definition::{DEAD_LETTERS, Definition, Late, Object, Stream};
@@ -34,6 +35,8 @@ pub fn definition() -> Definition {
             late: Late::Drop,
             idle_timeout_ms: IDLE_TIMEOUT_MS,
             http_path: None,
+            topic: None,
+            encoding: Encoding::Json,
             query: None,
             builtin: true,
         }),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use headwater_event::clock::Micros;
+use headwater_log::topic::{Encoding, Events};
 use headwater_schema::column::{Column, EventSchema};
 use headwater_schema::future::Horizon;
 use serde::{Deserialize, Serialize};
@@ -50,6 +51,12 @@ pub struct Stream {
     pub idle_timeout_ms: u64,
     /// A route of the user's choosing that takes events.
     pub http_path: Option<String>,
+    /// The topic of Kafka's that it is bound to: others write to it too, and so decide where rows lie.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topic: Option<String>,
+    /// What its events are on Kafka.
+    #[serde(default)]
+    pub encoding: Encoding,
     /// The query that fills it; `None` for a stream that is filled from outside.
     pub query: Option<Query>,
     /// Made by Headwater itself (`dead_letters`); can't be dropped.
@@ -160,6 +167,26 @@ pub enum Late {
 pub const DEAD_LETTERS: &str = "dead_letters";
 
 impl Stream {
+    /// How its events are written where other programs read along; `None` where a query fills it, as how far that has come is written among its
+    /// rows.
+    pub fn events(&self) -> Option<Events> {
+        self.query.is_none().then(|| Events {
+            encoding: self.encoding,
+            columns: self.schema.clone(),
+            key: self.partition_by.clone(),
+            time: self.watermark.as_ref().map(|watermark| watermark.column.clone()),
+            bound: self.topic.clone(),
+        })
+    }
+
+    /// The columns whose values decide where a row lies, wherever it comes from.
+    pub fn lies_by(&self) -> &[String] {
+        match self.topic {
+            Some(_) => &[],
+            None => &self.partition_by,
+        }
+    }
+
     /// How far ahead of the clock the times of its rows may lie, if there is a bound.
     pub fn horizon(&self) -> Option<Horizon> {
         let watermark = self.watermark.as_ref()?;

@@ -168,6 +168,7 @@ fn spec() -> TopicSpec {
         schema: Arc::new(schema()),
         partitions: 1,
         cleanup: Cleanup::Compact { key: "name".to_owned() },
+        events: None,
     }
 }
 

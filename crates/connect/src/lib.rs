@@ -3,12 +3,13 @@
 //! A source answers one question, what comes next ([`source::Source`]). The loop around it is
 //! here once, in [`runtime`]: rate, retries, metrics, dead letters, and the commit that stores rows
 //! together with the position behind them, so that no restart loses or repeats any. It knows nothing of SQL,
-//! and nothing of what reads the stream.
+//! and nothing of what reads the stream. The same loop looks for what stands in topics of others and is no event ([`intake`]).
 //!
 //! A sink takes rows and makes them durable elsewhere ([`sink::Sink`]). The loop around it is in [`delivery`]: reading the
 //! log, retries, metrics, dead letters, and the commit of the position together with what the sink has promised.
 
 pub mod delivery;
+pub mod intake;
 pub mod options;
 pub mod random;
 pub mod reference;

@@ -30,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::activity::{Activity, RETRY_FIRST, RETRY_MAX, rest};
+use crate::intake;
 use crate::options::Refusal;
 use crate::runtime::pace::Pace;
 use crate::runtime::store::Store;
@@ -272,6 +273,7 @@ impl Task {
                 events_max,
                 now: clock.now(),
                 ids: &self.shared.ids,
+                log: &*self.shared.log,
                 within: &self.shared.within,
             };
             match source.next(&ask).await? {
@@ -293,6 +295,9 @@ impl Task {
         // It was checked when it was created; a catalog from another version may say something else.
         let refused = |refusal: crate::options::Refusal| Error::Outside(refusal.to_string());
         let source = self.source.source().ok_or_else(|| Error::outside("it is no source"))?;
+        if let (Some(_), Some(stream)) = (intake::topic(source), self.stream.stream()) {
+            return Ok(intake::open(&self.stream, stream));
+        }
         sources::open(source, &self.stream).map_err(refused)
     }
 

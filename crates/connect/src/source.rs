@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use headwater_event::clock::Micros;
 use headwater_event::id::Ids;
+use headwater_log::Log;
 use headwater_log::error::{Error as LogError, Kind};
 
 use crate::within::Within;
@@ -46,6 +47,7 @@ pub struct Ask<'a> {
     /// The time of ingest.
     pub now: Micros,
     pub ids: &'a Arc<Ids>,
+    pub log: &'a dyn Log,
     /// Where files may be.
     pub within: &'a Within,
 }

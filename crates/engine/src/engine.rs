@@ -556,6 +556,7 @@ async fn create(log: &Arc<dyn Log>, topic: &str, schema: &SchemaRef, partitions:
             retention_ms: None,
             retention_bytes: None,
         },
+        events: None,
     };
     log.create_topic(spec).await?;
     Ok(())

@@ -260,6 +260,7 @@ mod tests {
             schema: rows.schema(),
             partitions: 1,
             cleanup,
+            events: None,
         };
         log.create_topic(spec).await.unwrap();
         let claim = log.claim("earlier").await.unwrap();

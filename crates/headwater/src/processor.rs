@@ -11,10 +11,11 @@ mod swap;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use headwater_catalog::definition::{Definition, Object, Sink, Source};
+use headwater_catalog::definition::{Definition, Object, Sink, Source, Stream};
 use headwater_catalog::snapshot::Snapshot;
 use headwater_catalog::store::Catalog;
 use headwater_connect::delivery::{self, Sinks};
+use headwater_connect::intake;
 use headwater_connect::runtime::{self, Sources};
 use headwater_engine::engine::{Engine, Running};
 use headwater_engine::plan::Pipeline;
@@ -170,6 +171,12 @@ impl Processor {
                 Query::Sink => add(delivery::owner(&active.definition), Role::Sinks),
                 Query::None | Query::Failed(_) => {}
             }
+            if let Some(intake) = intake::definition(&active.definition) {
+                units.push(Unit {
+                    owner: runtime::owner(&intake).into(),
+                    role: Role::Processor,
+                });
+            }
             let keyed = active
                 .definition
                 .stream()
@@ -303,6 +310,9 @@ impl Processor {
             ids.copied().filter(|id| !wanted.contains_key(id)).collect()
         };
         self.stop_moved_sources(snapshot).await;
+        if !gone.is_empty() {
+            self.keep_bound(&wanted).await;
+        }
         for id in gone {
             let active = self.objects.write().remove(&id);
             if let Some(active) = active {
@@ -332,6 +342,20 @@ impl Processor {
                 query,
             };
             self.objects.write().insert(id, active);
+        }
+    }
+
+    /// Takes over the topics that new streams are bound to, before what they replace is deleted, and with it a topic that nobody else has.
+    async fn keep_bound(&self, wanted: &BTreeMap<u64, Arc<Definition>>) {
+        for (id, definition) in wanted {
+            let Some(stream) = definition.stream().filter(|stream| stream.topic.is_some()) else {
+                continue;
+            };
+            if !self.objects.read().contains_key(id) {
+                let spec = stream_topic(definition, stream.retention_ms, stream.retention_bytes);
+                // Why it can't be is said when it is started.
+                let _ = self.log.create_topic(spec).await;
+            }
         }
     }
 
@@ -369,6 +393,11 @@ impl Processor {
             Object::Stream(stream) => {
                 let spec = stream_topic(definition, stream.retention_ms, stream.retention_bytes);
                 self.log.create_topic(spec).await.map_err(|error| error.to_string())?;
+                if let Some(intake) = intake::definition(definition)
+                    && self.part.intake == Intake::Open
+                {
+                    self.sources.start(&Arc::new(intake), definition);
+                }
                 stream.partitions
             }
             Object::View(view) => view.partitions,
@@ -464,6 +493,9 @@ impl Processor {
         if definition.sink().is_some() {
             return self.sinks.remove(definition).await;
         }
+        if let Some(intake) = intake::definition(definition) {
+            self.sources.forget(&intake).await?;
+        }
         let topic = definition.topic();
         self.log.delete_topic(&topic).await?;
         match definition.object {
@@ -547,6 +579,7 @@ fn stream_topic(definition: &Definition, retention_ms: Option<u64>, retention_by
             retention_ms,
             retention_bytes,
         },
+        events: definition.stream().and_then(Stream::events),
     }
 }
 
@@ -561,6 +594,7 @@ fn changes_topic(definition: &Definition, partitions: u32) -> TopicSpec {
             retention_ms: None,
             retention_bytes: None,
         },
+        events: None,
     }
 }
 

@@ -96,6 +96,7 @@ async fn measure(log: &Arc<EmbeddedLog>, clock: &Arc<SystemClock>, load: &Load) 
             retention_ms: None,
             retention_bytes: None,
         },
+        events: None,
     };
     log.create_topic(spec).await?;
     let started = clock.elapsed();

@@ -143,6 +143,7 @@ fn spec(name: &str, partitions: u32) -> TopicSpec {
             retention_ms: None,
             retention_bytes: None,
         },
+        events: None,
     }
 }
 

@@ -41,6 +41,21 @@ pub enum Error {
     },
     #[error("{0}")]
     Invalid(String),
+    /// Of a topic with a record for each event.
+    #[error("{partition}: row {row} can't be written as a record: {what}")]
+    Unwritable {
+        partition: TopicPartition,
+        row: usize,
+        what: String,
+    },
+    #[error(
+        "an event of {bytes} bytes is too large for Kafka's topic '{topic}', which takes {bytes_max} (max.message.bytes) with what is around it"
+    )]
+    TooLarge {
+        topic: String,
+        bytes: usize,
+        bytes_max: usize,
+    },
     #[error("the claim of '{owner}' is outdated: somebody else has taken over its work")]
     Fenced { owner: String },
     /// Nobody else has it, and it has to be claimed again.
@@ -83,6 +98,8 @@ impl Error {
             Self::UnknownTopic(_)
             | Self::UnknownPartition { .. }
             | Self::SchemaDiffers { .. }
+            | Self::Unwritable { .. }
+            | Self::TooLarge { .. }
             | Self::Invalid(_)
             | Self::Arrow(_) => Kind::Invalid,
             Self::TopicDiffers { .. }

@@ -21,10 +21,13 @@ pub mod options;
 pub mod transactions;
 
 mod appender;
+mod binding;
 mod cluster;
 mod context;
 mod copies;
+mod events;
 mod follower;
+mod murmur;
 mod names;
 mod partitions;
 mod readers;
@@ -53,11 +56,11 @@ use crate::kafka::names::Names;
 use crate::kafka::options::KafkaOptions;
 use crate::kafka::partitions::{Partitions, Written};
 use crate::kafka::readers::Place;
-use crate::kafka::records::{base_of, prefixed, record_of};
+use crate::kafka::records::prefixed;
 use crate::kafka::registry::{Event, KnownTable, KnownTopic};
 use crate::kafka::transactions::{Failure, Record, Transactions};
-use crate::topic::{Cleanup, Topic, TopicSpec, check_spec, check_trim, reconcile, stored};
-use crate::{Claim, Commit, Log, LoggedBatch, Produced, StateTable, check_state_keys, rows};
+use crate::topic::{BoundTopic, Cleanup, Topic, TopicSpec, check_spec, check_trim, reconcile, stored};
+use crate::{Claim, Commit, Log, LoggedBatch, Produced, RefusedRecord, StateTable, check_state_keys, rows};
 
 /// How long a topic on the cluster may wait for its entry in the registry, before it is a remainder of one that was deleted.
 const MADE_TIME_MAX: Duration = Duration::from_secs(3);
@@ -277,6 +280,12 @@ impl KafkaLog {
             let mut batch = batch.clone();
             batch.rows = rows::conform(&topic.spec.schema, &batch.partition, &batch.rows)?;
             let first = records.len();
+            if let Some(events) = &topic.events {
+                let encoded = events.encode(&batch, time)?;
+                written.append(&mut written_events(&topic, &batch.partition, &encoded, first));
+                records.extend(encoded);
+                continue;
+            }
             records.append(&mut records::encode(&topic.kafka, &topic.spec, &batch, time)?);
             let rows = match topic.spec.cleanup {
                 Cleanup::Delete { .. } => batch.rows.num_rows(),
@@ -288,6 +297,7 @@ impl KafkaLog {
                 first,
                 last: records.len().max(first + 1) - 1,
                 rows,
+                begins_batch: true,
             });
         }
         Ok(written)
@@ -297,6 +307,27 @@ impl KafkaLog {
 fn offsets_of(consumed: &HashMap<TopicPartition, Consumed>) -> HashMap<TopicPartition, Offset> {
     let offset = |(partition, consumed): (&TopicPartition, &Consumed)| (partition.clone(), consumed.offset);
     consumed.iter().map(offset).collect()
+}
+
+/// Where to look for the places of a batch's events, which may lie in several partitions. `before` records come before them.
+fn written_events(topic: &Arc<KnownTopic>, of: &TopicPartition, records: &[Record], before: usize) -> Vec<Written> {
+    let mut written: Vec<Written> = Vec::new();
+    for (number, record) in (before..).zip(records) {
+        let partition = record.partition.unwrap_or(of.partition);
+        let known = written.iter_mut().find(|known| known.partition.partition == partition);
+        match known {
+            Some(known) => known.last = number,
+            None => written.push(Written {
+                topic: topic.clone(),
+                partition: TopicPartition::new(of.topic.clone(), partition),
+                first: number,
+                last: number,
+                rows: 1,
+                begins_batch: written.is_empty(),
+            }),
+        }
+    }
+    written
 }
 
 const PROCESS_TABLE: &str = "process";
@@ -327,14 +358,22 @@ impl Log for KafkaLog {
     async fn create_topic(&self, spec: TopicSpec) -> Result<Topic> {
         check_spec(&spec)?;
         let name: Arc<str> = spec.name.as_str().into();
-        let kafka = self.names.topic(&name);
+        let kafka = self.names.of(&spec);
+        let mut made = Event::TopicMade(name.to_string());
         match self.known(&name) {
             Ok(there) => {
                 let wanted = reconcile(&there.spec, spec.clone())?;
+                self.look_at(&there).await?;
                 if wanted == there.spec {
-                    return Ok(Topic { spec: wanted, bytes: 0 });
+                    return Ok(there.describe());
                 }
-                self.cluster.alter_topic(&kafka, &wanted.cleanup).await?;
+                match there.is_ours {
+                    true => self.cluster.alter_topic(&kafka, &wanted.cleanup).await?,
+                    false => made = Event::TopicBound(name.to_string()),
+                }
+            }
+            Err(_) if spec.events.as_ref().is_some_and(|events| events.bound.is_some()) => {
+                made = self.bind(&spec, &kafka).await?;
             }
             Err(_) => {
                 if !self
@@ -355,11 +394,11 @@ impl Log for KafkaLog {
             }
         }
         let definition = stored::encode(&spec, 0)?;
-        self.register(&Event::TopicMade(name.to_string()), Some(definition.into()))
-            .await?;
+        self.register(&made, Some(definition.into())).await?;
         let made = self.known(&name)?;
-        let spec = reconcile(&made.spec, spec)?;
-        Ok(Topic { spec, bytes: 0 })
+        self.look_at(&made).await?;
+        reconcile(&made.spec, spec)?;
+        Ok(made.describe())
     }
 
     async fn delete_topic(&self, name: &str) -> Result<()> {
@@ -368,21 +407,32 @@ impl Log for KafkaLog {
         };
         self.register(&Event::TopicDeleted(name.into()), None).await?;
         self.partitions.forget(topic.id);
-        self.cluster.delete_topic(&topic.kafka).await
+        self.delete_unless_shared(&topic).await
     }
 
     async fn topic(&self, name: &str) -> Result<Option<Topic>> {
-        let spec = self.known(name).ok().map(|topic| topic.spec.clone());
-        Ok(spec.map(|spec| Topic { spec, bytes: 0 }))
+        Ok(self.known(name).ok().map(|topic| topic.describe()))
     }
 
     async fn topics(&self) -> Result<Vec<Topic>> {
         let registry = self.followed().registry.read();
-        let topic = |topic: &Arc<KnownTopic>| Topic {
-            spec: topic.spec.clone(),
-            bytes: 0,
+        Ok(registry.topics.values().map(|topic| topic.describe()).collect())
+    }
+
+    async fn bound_topic(&self, name: &str) -> Result<Option<BoundTopic>> {
+        self.find_bound(name).await
+    }
+
+    async fn refused(&self, partition: &TopicPartition, from: Offset) -> Result<(Vec<RefusedRecord>, Offset)> {
+        let topic = self.known_partition(partition)?;
+        if !topic.is_bound() {
+            return Ok((Vec::new(), from));
+        }
+        let place = Place {
+            topic: &topic,
+            partition,
         };
-        Ok(registry.topics.values().map(topic).collect())
+        self.partitions.refused(place, from).await
     }
 
     async fn offsets(&self, partition: &TopicPartition) -> Result<Range<Offset>> {
@@ -392,7 +442,7 @@ impl Log for KafkaLog {
             partition,
         };
         let (low, high) = self.partitions.bounds(place).await?;
-        Ok(base_of(low)..self.partitions.end(place, low, high).await?)
+        Ok(topic.base_of(low)..self.partitions.end(place, low, high).await?)
     }
 
     async fn offset_at(&self, partition: &TopicPartition, time: Micros) -> Result<Offset> {
@@ -415,13 +465,14 @@ impl Log for KafkaLog {
             partition,
         };
         let (low, high) = self.partitions.bounds(place).await?;
-        let mut record = record_of(before).min(high);
-        if record < high && base_of(record) < before {
+        let mut record = topic.record_of(before).min(high);
+        if record < high && topic.base_of(record) < before {
             // Whether the batch lies before the offset as a whole.
-            let batches = self.partitions.read(place, base_of(record), 0, Some(&[])).await?;
+            let first = topic.base_of(record);
+            let batches = self.partitions.read(place, first, 0, Some(&[])).await?;
             let whole = batches
                 .first()
-                .is_some_and(|batch| record_of(batch.base) > record || batch.next() <= before);
+                .is_some_and(|batch| topic.record_of(batch.base) > record || batch.next() <= before);
             record += i64::from(whole);
         }
         if record <= low {

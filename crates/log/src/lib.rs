@@ -31,14 +31,15 @@ use headwater_event::offset::{Offset, TopicPartition};
 use headwater_event::watermark::Progress;
 
 use crate::error::{Error, Result};
-use crate::topic::{Topic, TopicSpec};
+use crate::topic::{BoundTopic, Topic, TopicSpec};
 
 /// A batch as it stands in the log. The rows have the offsets `base .. base + rows`; a batch
 /// without rows (progress alone) takes one offset.
 #[derive(Clone, Debug)]
 pub struct LoggedBatch {
     pub base: Offset,
-    /// When it was appended. Does not decrease within a partition.
+    /// When it was appended. Does not decrease within a partition; but in a topic of events (see [`topic::Events`]) it is what the time stamps of
+    /// its records say, at the latest.
     pub appended: Micros,
     pub progress: Option<Progress>,
     /// In the topic's schema, or the projection of it that was asked for.
@@ -115,6 +116,15 @@ fn check_state_keys(entries: &[(Bytes, Option<Bytes>)]) -> Result<()> {
     }
 }
 
+/// A record of somebody else's that is no event of its topic.
+#[derive(Clone, Debug)]
+pub struct RefusedRecord {
+    pub offset: Offset,
+    /// A sentence for people.
+    pub what: String,
+    pub bytes: Bytes,
+}
+
 /// What becomes visible and durable together, or not at all. Cheap to clone, so that whoever has
 /// to try again can keep it: rows and entries are shared.
 #[derive(Clone, Debug, Default)]
@@ -154,6 +164,21 @@ pub trait Log: std::fmt::Debug + Send + Sync + 'static {
     async fn delete_topic(&self, name: &str) -> Result<()>;
 
     async fn topic(&self, name: &str) -> Result<Option<Topic>>;
+
+    /// What there is of a topic that others may have made, by the name that they know it by; `None` where nobody has yet.
+    ///
+    /// Fails with [`error::Kind::Invalid`] where events can't be kept in it, or others can't reach this log.
+    async fn bound_topic(&self, _name: &str) -> Result<Option<BoundTopic>> {
+        Err(Error::Invalid(
+            "a topic that other programs read and write is on Kafka: it needs log.backend = 'kafka' in the configuration".to_owned(),
+        ))
+    }
+
+    /// Of the records from `from` on, some that are no events, in a topic that others write to; and where to look on. Waits for nothing
+    /// for long.
+    async fn refused(&self, _partition: &TopicPartition, from: Offset) -> Result<(Vec<RefusedRecord>, Offset)> {
+        Ok((Vec::new(), from))
+    }
 
     async fn topics(&self) -> Result<Vec<Topic>>;
 

@@ -19,7 +19,7 @@ use crate::compaction::{Latest, Outcome, TOMBSTONE_KEPT};
 use crate::ends::{self, Ends, Gone};
 use crate::error::{Error, Result};
 use crate::memory::table::MemoryTable;
-use crate::topic::{Cleanup, Topic, TopicSpec, check_spec, check_trim, reconcile};
+use crate::topic::{BoundTopic, Cleanup, Topic, TopicSpec, check_spec, check_trim, reconcile};
 use crate::{Claim, Commit, Log, LoggedBatch, Produced, StateTable, check_state_keys, rows};
 
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
@@ -113,6 +113,11 @@ impl Log for MemoryLog {
 
     async fn topic(&self, name: &str) -> Result<Option<Topic>> {
         Ok(self.contents.lock().topics.get(name).map(MemoryTopic::describe))
+    }
+
+    /// Nobody else has made one: what is checked or tried out in memory finds its topics as it would make them.
+    async fn bound_topic(&self, _: &str) -> Result<Option<BoundTopic>> {
+        Ok(None)
     }
 
     async fn topics(&self) -> Result<Vec<Topic>> {
@@ -316,6 +321,7 @@ impl MemoryTopic {
         Topic {
             spec: self.spec.clone(),
             bytes,
+            known_as: None,
         }
     }
 

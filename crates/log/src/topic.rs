@@ -5,6 +5,8 @@ pub(crate) mod stored;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, SchemaRef};
+use headwater_schema::column::EventSchema;
+use serde::{Deserialize, Serialize};
 
 use crate::compaction::no_key;
 use crate::error::{Error, Result};
@@ -19,6 +21,39 @@ pub struct TopicSpec {
     /// At least 1.
     pub partitions: u32,
     pub cleanup: Cleanup,
+    /// A record for each event, where other programs read along; without it, and on other back ends, rows are kept as the back end likes.
+    pub events: Option<Events>,
+}
+
+/// The form of a topic that other programs read, and may write: a record for each event.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Events {
+    pub encoding: Encoding,
+    /// What events must look like that others write.
+    pub columns: EventSchema,
+    /// The columns that are the record's key.
+    pub key: Vec<String>,
+    /// The column that is the record's time stamp.
+    pub time: Option<String>,
+    /// The topic is called so there, and others write to it too. Without it nobody else does.
+    pub bound: Option<String>,
+}
+
+/// What the value of a record is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Encoding {
+    /// An object.
+    #[default]
+    Json,
+    /// A line, without names.
+    Csv,
+}
+
+/// A topic that others have made, or may make, as it is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BoundTopic {
+    pub partitions: u32,
 }
 
 /// When rows go away.
@@ -40,6 +75,8 @@ pub enum Cleanup {
 pub struct Topic {
     pub spec: TopicSpec,
     pub bytes: u64,
+    /// What other programs know it by, if they can read it.
+    pub known_as: Option<String>,
 }
 
 /// Fails where no topic can be made of it.
@@ -88,9 +125,10 @@ pub(crate) fn check_trim(spec: &TopicSpec) -> Result<()> {
     }
 }
 
-/// What becomes of an existing topic when `wanted` is to be created: retention is taken over,
+/// What becomes of an existing topic when `wanted` is to be created: retention is taken over, the form of its records stays,
 /// anything else that differs is a conflict.
-pub(crate) fn reconcile(there: &TopicSpec, wanted: TopicSpec) -> Result<TopicSpec> {
+pub(crate) fn reconcile(there: &TopicSpec, mut wanted: TopicSpec) -> Result<TopicSpec> {
+    wanted.events.clone_from(&there.events);
     let differs = |what: String| Error::TopicDiffers {
         topic: there.name.clone(),
         what,

@@ -22,6 +22,9 @@ use headwater_log::topic::{Cleanup, TopicSpec};
 use headwater_log::{Commit, Log, Produced, StateWrite};
 use headwater_test_servers::kafka;
 
+#[path = "kafka/events.rs"]
+mod events;
+
 struct OnKafka {
     brokers: String,
     folder: tempfile::TempDir,
@@ -81,6 +84,7 @@ fn spec() -> TopicSpec {
             retention_ms: None,
             retention_bytes: None,
         },
+        events: None,
     }
 }
 

@@ -12,6 +12,7 @@ mod ddl;
 mod insert;
 mod show;
 mod state;
+mod topics;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;

@@ -14,6 +14,7 @@ mod tests;
 
 use headwater_catalog::definition::{DEAD_LETTERS, Definition, Object, Query, Stream, View, Watermark};
 use headwater_catalog::snapshot::{Change, Snapshot};
+use headwater_log::topic::Encoding;
 use headwater_schema::column::EventSchema;
 
 use crate::define::options::Options;
@@ -163,6 +164,7 @@ fn stream(create: &CreateStream, snapshot: &Snapshot) -> Result<Stream> {
 
 fn from_outside(create: &CreateStream, mut options: Options) -> Result<Stream> {
     let columns = create.columns.iter().map(column::column).collect::<Result<Vec<_>>>()?;
+    let encoding = encoding(create, columns.len())?;
     let watermark = create
         .watermark
         .as_ref()
@@ -170,6 +172,13 @@ fn from_outside(create: &CreateStream, mut options: Options) -> Result<Stream> {
         .transpose()?;
     let names: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
     let max_future = options.max_future;
+    if let (Some(_), Some(place)) = (&options.topic, &options.max_future_place) {
+        return Err(SqlError::unsupported(
+            "max_future is looked at where events come in, which others pass by who write to the topic",
+        )
+        .at(place.clone())
+        .hint("leave it out, or bring the topic's events in with CREATE SOURCE … WITH (connector = 'kafka', …)"));
+    }
     if let (None, Some(place)) = (&watermark, options.max_future_place.take()) {
         return Err(
             SqlError::invalid("max_future is for streams with a WATERMARK: it says which column is the time")
@@ -179,6 +188,7 @@ fn from_outside(create: &CreateStream, mut options: Options) -> Result<Stream> {
     }
     let stream = common(create, options, &names)?;
     Ok(Stream {
+        encoding,
         schema: EventSchema {
             columns,
             ..stream.schema
@@ -192,8 +202,36 @@ fn from_outside(create: &CreateStream, mut options: Options) -> Result<Stream> {
     })
 }
 
+/// What the stream's events are on Kafka.
+fn encoding(create: &CreateStream, columns: usize) -> Result<Encoding> {
+    let Some(name) = &create.encode else {
+        return Ok(Encoding::default());
+    };
+    match name.value.to_lowercase().as_str() {
+        "json" => Ok(Encoding::Json),
+        "csv" if columns == 1 => Err(SqlError::unsupported(
+            "CSV of one column has no line for NULL: an empty one is none",
+        )
+        .at(name.place.clone())
+        .hint("ENCODE JSON has one")),
+        "csv" => Ok(Encoding::Csv),
+        other => Err(
+            SqlError::unsupported(format!("the records of a stream can't be encoded as {}", other.to_uppercase()))
+                .at(name.place.clone())
+                .hint("ENCODE JSON and ENCODE CSV are there; a source (CREATE SOURCE … WITH (connector = 'kafka', …)) also reads COMBINED_LOG"),
+        ),
+    }
+}
+
 /// A stream that a query fills: with final rows, once.
 fn derived(create: &CreateStream, select: &Select, mut options: Options, snapshot: &Snapshot) -> Result<Stream> {
+    if let Some(encode) = &create.encode {
+        return Err(SqlError::unsupported(
+            "FORMAT is for streams with columns of their own: the rows of a stream AS SELECT are kept as columns",
+        )
+        .at(encode.place.clone())
+        .hint("CREATE SINK … WITH (connector = 'kafka', …) writes them to a topic as JSON"));
+    }
     if let Some(place) = options.idempotency_place.take() {
         return Err(
             SqlError::invalid("a stream AS SELECT has no idempotency_key: its rows come exactly once").at(place),
@@ -272,6 +310,8 @@ fn common(create: &CreateStream, options: Options, columns: &[&str]) -> Result<S
         late: options.late,
         idle_timeout_ms: options.idle_timeout_ms,
         http_path: options.http_path,
+        topic: options.topic,
+        encoding: Encoding::default(),
         query: None,
         builtin: false,
     })

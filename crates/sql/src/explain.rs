@@ -124,7 +124,9 @@ fn head(definition: &Definition) -> String {
             let watermark = stream.watermark.as_ref().map_or(String::new(), |watermark| {
                 format!(", watermark {} - {}", watermark.column, describe(watermark.delay))
             });
-            format!("{} partitions{by}{watermark}", stream.partitions)
+            let topic = stream.topic.as_ref();
+            let topic = topic.map_or(String::new(), |topic| format!(", bound to the topic {topic}"));
+            format!("{} partitions{by}{watermark}{topic}", stream.partitions)
         }
         Object::View(view) => match view.key.as_deref() {
             None => "rows without a key".to_owned(),

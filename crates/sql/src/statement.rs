@@ -44,6 +44,8 @@ pub struct CreateStream {
     pub watermark: Option<WatermarkFor>,
     pub partition_by: Vec<Name>,
     pub options: Vec<StatementOption>,
+    /// `ENCODE` of `FORMAT PLAIN ENCODE name`: what its events are on Kafka.
+    pub encode: Option<Name>,
     pub query: Option<Select>,
 }
 

@@ -19,9 +19,13 @@ use headwater_schema::dead_letter::{self, DeadLetter};
 use headwater_schema::future::{self, TooFar};
 use metrics::{Counter, counter};
 
+use crate::intake;
 use crate::runtime::Stored;
 use crate::shared::Shared;
 use crate::source::{Batch, Error, Position, Rejected};
+
+/// So many are read again at most, where they bring nothing.
+const PASSED_MAX: u64 = 1 << 20;
 
 const POSITION: u8 = b'p';
 const STORED: &[u8] = b"n";
@@ -42,6 +46,8 @@ pub(super) struct Store {
     claim: Claim,
     table: Arc<str>,
     stored: Stored,
+    /// Events that left nothing to be stored, since the last commit.
+    passed: u64,
     events: Counter,
     undecoded: Counter,
     future: Counter,
@@ -74,7 +80,11 @@ impl Store {
             shared: Arc::clone(shared),
             stream,
             stream_name: into.name.clone(),
-            source: format!("source {}", source.name),
+            source: match source.source().and_then(intake::topic) {
+                Some(topic) => format!("topic {topic}"),
+                None => format!("source {}", source.name),
+            },
+            passed: 0,
             topic: into.topic().into(),
             partition_by,
             next_partition: 0,
@@ -91,8 +101,11 @@ impl Store {
     /// Stores a batch; what is stored in all after it.
     pub(super) async fn store(&mut self, batch: Batch, now: Micros) -> Result<Stored, Error> {
         if batch.rows.num_rows() == 0 && batch.rejected.is_empty() {
-            // Reading it again would bring nothing again.
-            return Ok(self.stored);
+            // Reading it again would bring nothing again, but takes its time.
+            self.passed += batch.events;
+            if self.passed < PASSED_MAX {
+                return Ok(self.stored);
+            }
         }
         let (rows, too_far) = self.in_time(&batch, now)?;
         let (events, undecoded, future) = (rows.num_rows(), batch.rejected.len(), too_far.len());
@@ -107,6 +120,7 @@ impl Store {
         };
         self.shared.log.commit(&self.claim, commit).await?;
         self.stored = stored;
+        self.passed = 0;
         self.events.increment(events as u64);
         self.undecoded.increment(undecoded as u64);
         self.future.increment(future as u64);

@@ -55,6 +55,7 @@ impl Fixture {
                 retention_ms: None,
                 retention_bytes: None,
             },
+            events: None,
         };
         let schema = stream.stream().unwrap().schema.arrow();
         log.create_topic(topic(&stream.topic(), schema, PARTITIONS))
@@ -176,6 +177,8 @@ pub fn numbers_stream() -> Stream {
         late: Late::Drop,
         idle_timeout_ms: 5000,
         http_path: None,
+        topic: None,
+        encoding: headwater_log::topic::Encoding::Json,
         query: None,
         builtin: false,
     }

@@ -77,6 +77,7 @@ impl Delivery {
                 retention_ms: Some(RETENTION_MS),
                 retention_bytes: None,
             },
+            events: None,
         };
         let schema = stream.stream().unwrap().schema.arrow();
         log.create_topic(topic(&stream.topic(), schema, PARTITIONS))

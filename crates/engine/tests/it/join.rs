@@ -223,6 +223,7 @@ impl World {
                     retention_ms: None,
                     retention_bytes: None,
                 },
+                events: None,
             };
             log.create_topic(spec).await.unwrap();
         }

@@ -392,6 +392,7 @@ async fn create(log: &dyn Log, name: &str, schema: SchemaRef, partitions: u32) {
             retention_ms: None,
             retention_bytes: None,
         },
+        events: None,
     };
     log.create_topic(spec).await.unwrap();
 }

@@ -93,6 +93,7 @@ impl IngestError {
                 (LogError::DiskFull { .. }, _) => ProblemKind::DiskFull,
                 // The topic went away between looking and appending.
                 (LogError::UnknownTopic(_), _) => ProblemKind::Unavailable,
+                (LogError::Unwritable { .. } | LogError::TooLarge { .. }, _) => ProblemKind::InvalidEvents,
                 (_, LogKind::Unavailable | LogKind::Conflict | LogKind::Closed) => ProblemKind::Unavailable,
                 (_, LogKind::Invalid | LogKind::Corrupt) => ProblemKind::Internal,
             },
@@ -178,6 +179,15 @@ mod tests {
         for (error, status, retry) in [
             (full, 507, Some(1)),
             (LogError::Closed, 503, Some(1)),
+            (
+                LogError::TooLarge {
+                    topic: "orders".to_owned(),
+                    bytes: 2_000_000,
+                    bytes_max: 1_048_588,
+                },
+                422,
+                None,
+            ),
             (LogError::UnknownTopic("clicks-1".to_owned()), 503, Some(1)),
             (LogError::Arrow(arrow::error::ArrowError::DivideByZero), 500, None),
         ] {

@@ -20,7 +20,7 @@ use headwater_gateway::ingest::error::IngestError;
 use headwater_gateway::ingest::{Accepted, Ingest, IngestOptions};
 use headwater_log::Log;
 use headwater_log::memory::MemoryLog;
-use headwater_log::topic::{Cleanup, TopicSpec};
+use headwater_log::topic::{Cleanup, Encoding, TopicSpec};
 use headwater_schema::column::{Column, ColumnDefault, EventSchema, UnknownFields};
 use headwater_schema::decode::{Format, OnError};
 
@@ -167,6 +167,7 @@ pub async fn create_topic(log: &dyn Log, definition: &Definition) {
             retention_ms: None,
             retention_bytes: None,
         },
+        events: None,
     };
     log.create_topic(spec).await.unwrap();
 }
@@ -201,6 +202,8 @@ pub fn stream(name: &str, idempotency_key: Option<&str>) -> Definition {
             late: Late::DeadLetter,
             idle_timeout_ms: 1000,
             http_path: None,
+            topic: None,
+            encoding: Encoding::Json,
             query: None,
             builtin: false,
         }),

@@ -156,6 +156,8 @@ mod tests {
             late: headwater_catalog::definition::Late::Drop,
             idle_timeout_ms: 1000,
             http_path: Some("/ingest".to_owned()),
+            topic: None,
+            encoding: headwater_log::topic::Encoding::Json,
             query: None,
             builtin: false,
         };

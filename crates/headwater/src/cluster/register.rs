@@ -39,6 +39,7 @@ impl Register {
             schema: Arc::new(schema()),
             partitions: 1,
             cleanup,
+            events: None,
         };
         log.create_topic(spec).await?;
         let partition = TopicPartition::new(topic, 0);

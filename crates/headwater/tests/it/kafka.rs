@@ -13,7 +13,7 @@ use crate::server::Server;
 
 const ROUNDS: u64 = 4;
 
-fn server(broker: &Kafka, prefix: &str, sql: &str) -> Server {
+pub fn server(broker: &Kafka, prefix: &str, sql: &str) -> Server {
     Server::new(sql)
         .with("log.backend=kafka")
         .with(&format!("log.brokers={}", broker.brokers))
@@ -266,7 +266,7 @@ print(json.dumps(shops))
 }
 
 /// Runs a script; what it printed.
-fn python(script: &str) -> String {
+pub fn python(script: &str) -> String {
     let output = std::process::Command::new("python3").args(["-c", script]).output();
     let output = output.expect("python runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

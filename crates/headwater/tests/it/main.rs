@@ -20,6 +20,7 @@ mod disk;
 mod docs;
 mod grpc;
 mod kafka;
+mod kafka_records;
 mod keep;
 mod nexmark;
 mod oracle;

@@ -96,6 +96,7 @@ impl OpenTopic {
         Topic {
             spec: self.spec.read().clone(),
             bytes: bytes(&self.stored.batches) + bytes(&self.stored.index),
+            known_as: None,
         }
     }
 

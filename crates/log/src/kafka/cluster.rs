@@ -1,5 +1,7 @@
 //! Topics as the cluster has them: made, changed, trimmed, deleted.
 
+pub(super) mod bound;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,7 +56,7 @@ impl Cluster {
         let created = self.admin.create_topics([&topic], &answered()).await?;
         match created.into_iter().next() {
             Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => Ok(false),
-            Some(Err((name, code))) => Err(Error::Kafka(format!("topic '{name}' can't be made: {code}"))),
+            Some(Err((name, code))) => Err(bound::refused(&name, "Create", code)),
             Some(Ok(_)) | None => {
                 // A client that asks for it too early looks again only a second later.
                 self.until_known(name, true).await?;
@@ -72,9 +74,7 @@ impl Cluster {
         }
         let answers = self.admin.alter_configs([&altered], &answered()).await?;
         match answers.into_iter().next() {
-            Some(Err((_, code))) => Err(Error::Kafka(format!(
-                "the retention of topic '{name}' can't be changed: {code}"
-            ))),
+            Some(Err((_, code))) => Err(bound::refused(name, "AlterConfigs", code)),
             Some(Ok(_)) | None => Ok(()),
         }
     }
@@ -84,7 +84,7 @@ impl Cluster {
         let answers = self.admin.delete_topics(&[name], &answered()).await?;
         match answers.into_iter().next() {
             Some(Err((_, RDKafkaErrorCode::UnknownTopicOrPartition))) | Some(Ok(_)) | None => {}
-            Some(Err((_, code))) => return Err(Error::Kafka(format!("topic '{name}' can't be deleted: {code}"))),
+            Some(Err((_, code))) => return Err(bound::refused(name, "Delete", code)),
         }
         self.until_known(name, false).await
     }

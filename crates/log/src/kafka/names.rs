@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `{prefix}._topics` | every topic and state table that was ever made or deleted, in order |
 //! | `{prefix}._owners` | what each owner has consumed, compacted |
-//! | `{prefix}.{topic}` | the batches of a topic |
+//! | `{prefix}.{topic}` | the batches of a topic, or its events |
 //! | `{prefix}._state.{table}` | the entries of a state table, compacted |
 //!
 //! Kafka allows `a-z A-Z 0-9 . _ -` and 249 characters. Any other byte of a name becomes `_` and two hexadecimal digits (`$catalog` is
@@ -18,6 +18,7 @@ const KAFKA_NAME_BYTES_MAX: usize = 249;
 const PREFIX_BYTES_MAX: usize = 60;
 
 use crate::error::{Error, Result};
+use crate::topic::TopicSpec;
 
 /// The names that begin with a prefix.
 #[derive(Clone, Debug)]
@@ -51,6 +52,33 @@ impl Names {
 
     pub fn topic(&self, name: &str) -> String {
         fitting(format!("{}.", self.prefix), name)
+    }
+
+    /// Of a topic that is bound, the name is not ours.
+    pub fn of(&self, spec: &TopicSpec) -> String {
+        let bound = spec.events.as_ref().and_then(|events| events.bound.clone());
+        bound.unwrap_or_else(|| self.topic(&spec.name))
+    }
+
+    /// Fails where a stream can't be bound to a topic of this name.
+    pub fn check_bound(&self, name: &str) -> Result<()> {
+        let fits = (1..=KAFKA_NAME_BYTES_MAX).contains(&name.len())
+            && !matches!(name, "." | "..")
+            && name
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'));
+        if !fits {
+            return Err(Error::Invalid(format!(
+                "a topic of Kafka has 1 to {KAFKA_NAME_BYTES_MAX} of a-z A-Z 0-9 . _ -, '{name}' doesn't fit"
+            )));
+        }
+        if name.starts_with(&format!("{}.", self.prefix)) || name.starts_with("__") {
+            return Err(Error::Invalid(format!(
+                "'{name}' is the name of an internal topic: those that begin with '{}.' are Headwater's own, with '__' Kafka's",
+                self.prefix
+            )));
+        }
+        Ok(())
     }
 
     pub fn table(&self, name: &str) -> String {
@@ -99,6 +127,10 @@ mod tests {
         assert_ne!(names.topic("_state.a"), names.table("a"));
         let long = |last: &str| names.topic(&("ü".repeat(300) + last));
         assert!(long("a").len() <= KAFKA_NAME_BYTES_MAX && long("a") != long("b"));
+        assert!(names.check_bound("shop_orders.v1").is_ok());
+        for bad in ["", "a b", "headwater.clicks-3", "__consumer_offsets", ".."] {
+            assert!(names.check_bound(bad).is_err(), "{bad}");
+        }
         for bad in ["", "a b", "_x", &"x".repeat(61)] {
             assert!(Names::new(bad).is_err(), "{bad}");
         }

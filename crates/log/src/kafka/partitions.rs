@@ -20,7 +20,6 @@ use crate::error::{Error, Result};
 use crate::kafka::cluster::{blocking, pause};
 use crate::kafka::connection::{ANSWER_TIME_MAX, Connection, Consumer};
 use crate::kafka::readers::{Lease, Place, Readers};
-use crate::kafka::records::{base_of, record_of};
 use crate::kafka::registry::KnownTopic;
 
 /// How often to look whether what was committed can be read.
@@ -29,6 +28,8 @@ const DECIDED_POLL_TIME: Duration = Duration::from_millis(2);
 /// See the module.
 pub(super) struct Partitions {
     readers: Readers,
+    /// For what is refused: they have seen what the others have passed over, and the other way round.
+    pub(super) looking: Readers,
     /// For questions about partitions.
     asking: Arc<Consumer>,
     asked: Mutex<HashMap<(i64, TopicPartition), Arc<Asked>>>,
@@ -61,12 +62,15 @@ pub(super) struct Written {
     pub last: usize,
     /// Of the last record.
     pub rows: usize,
+    /// False for the other partitions of a batch that lies in several.
+    pub begins_batch: bool,
 }
 
 impl Partitions {
     pub fn new(connection: &Connection, asking: Arc<Consumer>, clock: Arc<dyn Clock>, ahead_bytes: usize) -> Self {
         Self {
-            readers: Readers::new(connection.clone(), clock, ahead_bytes),
+            readers: Readers::new(connection.clone(), clock.clone(), ahead_bytes),
+            looking: Readers::new(connection.clone(), clock, ahead_bytes),
             asking,
             asked: Mutex::default(),
             ends: Mutex::default(),
@@ -82,6 +86,7 @@ impl Partitions {
     pub fn forget(&self, topic: i64) {
         self.readers.forget(topic);
         self.asked.lock().retain(|(id, _), _| *id != topic);
+        self.looking.forget(topic);
     }
 
     /// The partition's first record and the one after the last that is decided, all that this process has committed among them.
@@ -164,12 +169,20 @@ impl Partitions {
                 Some(end) => end,
                 None => *asked.insert(self.bounds(place).await?.1),
             };
-            // A record is followed by the mark of its transaction, so the last one before the end isn't a record.
-            if next + 1 >= end {
+            // A record of ours is followed by the mark of its transaction, so the last one before the end isn't a record; of others it may be.
+            let may_be_left = batches.is_empty() && place.topic.is_bound() && !self.is_known_end(place, next, end);
+            if next >= end || next + 1 >= end && !may_be_left {
                 return Ok(batches);
             }
             lease.more().await;
         }
+    }
+
+    /// Whether this process has looked at what stands before the end.
+    fn is_known_end(&self, place: Place<'_>, next: i64, end: i64) -> bool {
+        let ends = self.ends.lock();
+        let known = ends.get(&(place.topic.id, place.partition.clone()));
+        known.is_some_and(|known| known.last < next && end <= known.looked)
     }
 
     /// The last record that this process knows to have written.
@@ -183,7 +196,7 @@ impl Partitions {
     pub async fn end(&self, place: Place<'_>, low: i64, high: i64) -> Result<Offset> {
         let key = (place.topic.id, place.partition.clone());
         let known = self.ends.lock().get(&key).copied();
-        let start = base_of(low);
+        let start = place.topic.base_of(low);
         if let Some(end) = known
             && high <= end.looked
         {
@@ -195,14 +208,14 @@ impl Partitions {
         let mut back = 2;
         loop {
             let from = low.max(high - back);
-            let mut at = end.map_or(base_of(from), |(_, next)| next);
+            let mut at = end.map_or(place.topic.base_of(from), |(_, next)| next);
             while end.is_none_or(|(last, _)| last + 1 < high) {
                 let batches = self.read(place, at, usize::MAX, Some(&[])).await?;
                 let Some(batch) = batches.last() else {
                     break;
                 };
                 at = batch.next();
-                end = Some((record_of(batch.base), at));
+                end = Some((place.topic.record_of(at - 1), at));
             }
             if let Some((last, next)) = end {
                 let looked = high.max(last + 1);
@@ -241,7 +254,7 @@ impl Partitions {
             return Ok(None);
         };
         // It may be the mark of a transaction, which has the broker's time.
-        let mut at = base_of(record);
+        let mut at = place.topic.base_of(record);
         while let Some(batch) = self.read(place, at, 0, Some(&[])).await?.first() {
             if batch.appended.div_euclid(1000) >= time.div_euclid(1000) {
                 return Ok(Some(batch.base));
@@ -254,11 +267,11 @@ impl Partitions {
     /// Notes where batches have come to stand, and answers their first offsets.
     pub fn note(&self, written: &[Written], placed: &[i64]) -> Vec<Offset> {
         let mut ends = self.ends.lock();
-        let note = |written: &Written| {
+        let mut note = |written: &Written| {
             let last = placed[written.last];
             let end = End {
                 last,
-                next: base_of(last) + written.rows.max(1) as u64,
+                next: written.topic.base_of(last) + written.rows.max(1) as u64,
                 // Its transaction's mark.
                 looked: last + 2,
             };
@@ -266,8 +279,10 @@ impl Partitions {
             if known.last < last {
                 *known = end;
             }
-            base_of(placed[written.first])
+            written.topic.base_of(placed[written.first])
         };
-        written.iter().map(note).collect()
+        let placed = written.iter().map(|written| (written.begins_batch, note(written)));
+        let begins = placed.filter(|(begins_batch, _)| *begins_batch);
+        begins.map(|(_, offset)| offset).collect()
     }
 }

@@ -1,5 +1,7 @@
 //! Reading: whoever reads on where somebody stopped gets the reader that has already fetched what comes next.
 
+mod runs;
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,7 +20,7 @@ use tokio::sync::Notify;
 use crate::LoggedBatch;
 use crate::error::{Error, Result};
 use crate::kafka::connection::{Connection, Consumer};
-use crate::kafka::records::{base_of, decode, record_of};
+use crate::kafka::records::{base_of, decode};
 use crate::kafka::registry::KnownTopic;
 use crate::rows::skip_to;
 
@@ -137,6 +139,9 @@ impl Lease<'_> {
     /// The next batch that was fetched already.
     pub fn next(&mut self, place: Place<'_>, columns: Option<&[usize]>) -> Result<Option<LoggedBatch>> {
         let reader = self.reader();
+        if let Some(events) = &place.topic.events {
+            return reader.next_events(events, place, columns);
+        }
         loop {
             let Some(fetched) = reader.ahead.pop() else {
                 return Ok(None);
@@ -165,6 +170,9 @@ impl Lease<'_> {
     /// Whether there is a batch that was fetched already.
     pub fn is_ahead(&mut self, place: Place<'_>) -> Result<bool> {
         let reader = self.reader();
+        if let Some(events) = &place.topic.events {
+            return Ok(reader.is_event_ahead(events, place));
+        }
         loop {
             let fetched = reader.ahead.fetched.lock();
             let Some(record) = fetched.records.front() else {
@@ -213,11 +221,13 @@ struct Fetched {
     stop: bool,
 }
 
-struct Record {
-    record: i64,
-    time: Option<i64>,
+/// A record as it came.
+pub(super) struct Record {
+    pub record: i64,
+    /// In milliseconds.
+    pub time: Option<i64>,
     key: Option<Bytes>,
-    value: Option<Bytes>,
+    pub value: Option<Bytes>,
 }
 
 impl Record {
@@ -240,7 +250,7 @@ impl Record {
 impl Reader {
     fn open(connection: &Connection, room: &Arc<Room>, place: Place<'_>, from: Offset) -> Result<Self> {
         let consumer = connection.consumer()?;
-        let first = record_of(from);
+        let first = place.topic.record_of(from);
         let mut list = TopicPartitionList::new();
         let partition = i32::try_from(place.partition.partition).unwrap_or(i32::MAX);
         list.add_partition_offset(&place.topic.kafka, partition, KafkaOffset::Offset(first))?;

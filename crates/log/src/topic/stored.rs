@@ -6,7 +6,7 @@ use arrow::ipc::writer::StreamWriter;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::topic::{Cleanup, TopicSpec};
+use crate::topic::{Cleanup, Events, TopicSpec};
 
 /// The part of it that is JSON; the schema follows as an Arrow IPC stream.
 #[derive(Debug, Serialize, Deserialize)]
@@ -16,6 +16,8 @@ struct TopicRecord {
     retention_ms: Option<u64>,
     retention_bytes: Option<u64>,
     compact_key: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    events: Option<Events>,
 }
 
 /// `number` is what the back end calls the topic by.
@@ -33,6 +35,7 @@ pub(crate) fn encode(spec: &TopicSpec, number: u64) -> Result<Vec<u8>> {
         retention_ms,
         retention_bytes,
         compact_key,
+        events: spec.events.clone(),
     };
     let json = serde_json::to_vec(&record).map_err(|error| Error::Storage(error.to_string()))?;
     let mut bytes = (json.len() as u32).to_be_bytes().to_vec();
@@ -62,6 +65,7 @@ pub(crate) fn decode(name: &str, bytes: &[u8]) -> Result<(u64, TopicSpec)> {
         schema,
         partitions: record.partitions,
         cleanup,
+        events: record.events,
     };
     Ok((record.number, spec))
 }

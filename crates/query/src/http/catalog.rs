@@ -52,6 +52,9 @@ struct Entry {
     retention_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     http_path: Option<String>,
+    /// The topic of Kafka's that a stream is bound to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    topic: Option<String>,
     /// The streams and views that it is computed from.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     reads: Vec<String>,
@@ -118,6 +121,7 @@ fn entry(definition: &Definition) -> Entry {
         partitions: definition.partitions(),
         retention_ms: None,
         http_path: definition.http_path().map(str::to_owned),
+        topic: definition.stream().and_then(|stream| stream.topic.clone()),
         reads: definition.query().map(|query| query.reads.clone()).unwrap_or_default(),
         builtin: false,
         sql: definition.sql.clone(),

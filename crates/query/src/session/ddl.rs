@@ -15,7 +15,7 @@ use headwater_sql::error::SqlError;
 use headwater_sql::statement::{Kind, Name, ObjectKind, Statement};
 
 use crate::error::QueryError;
-use crate::session::Answer;
+use crate::session::{Answer, topics};
 use crate::shared::Shared;
 
 /// How often changes are planned again because somebody else changed the catalog meanwhile.
@@ -39,8 +39,11 @@ pub async fn apply(shared: &Arc<Shared>, statements: &[Statement]) -> Result<Vec
     let mut attempt = 1;
     let (version, notices) = loop {
         let snapshot = catalog.snapshot();
-        let planned = plan(statements, &snapshot)?;
-        let changes: Vec<Change> = planned.iter().flat_map(|planned| planned.changes.clone()).collect();
+        let mut planned = plan(statements, &snapshot)?;
+        if let Some(settled) = topics::settled(shared, statements, &changes_of(&planned)).await? {
+            planned = plan(&settled, &snapshot)?;
+        }
+        let changes = changes_of(&planned);
         look(shared, statements, &changes, &snapshot).await?;
         let notices = notices(statements, &planned);
         if changes.is_empty() {
@@ -80,6 +83,10 @@ fn plan(statements: &[Statement], snapshot: &Snapshot) -> Result<Vec<Planned>, S
         all.push(Planned { changes, why_anew });
     }
     Ok(all)
+}
+
+fn changes_of(planned: &[Planned]) -> Vec<Change> {
+    planned.iter().flat_map(|planned| planned.changes.clone()).collect()
 }
 
 fn notices(statements: &[Statement], planned: &[Planned]) -> Vec<Option<String>> {

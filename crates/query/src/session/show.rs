@@ -37,7 +37,11 @@ pub async fn show(shared: &Shared, show: Show) -> Result<Answer, QueryError> {
     for definition in &found {
         built.push(building(shared, definition).await?);
     }
-    let columns: [(&str, ArrayRef); 6] = [
+    let mut topics = Vec::with_capacity(found.len());
+    for definition in &found {
+        topics.push(topic(shared, definition).await?);
+    }
+    let columns: [(&str, ArrayRef); 7] = [
         (
             "name",
             text(found.iter().map(|definition| Some(definition.name.clone()))),
@@ -53,8 +57,18 @@ pub async fn show(shared: &Shared, show: Show) -> Result<Answer, QueryError> {
             text(found.iter().map(|definition| definition.http_path().map(str::to_owned))),
         ),
         ("building", text(built.into_iter())),
+        ("topic", text(topics.into_iter())),
     ];
     rows(columns)
+}
+
+/// What other programs know the topic of a stream's events by, if they can read it.
+async fn topic(shared: &Shared, definition: &Definition) -> Result<Option<String>, QueryError> {
+    if definition.stream().is_none() {
+        return Ok(None);
+    }
+    let topic = shared.parts.log.topic(&definition.topic()).await?;
+    Ok(topic.and_then(|topic| topic.known_as))
 }
 
 /// How far the object is that will take the place of this one, and what keeps it.

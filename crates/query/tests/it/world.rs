@@ -262,6 +262,7 @@ async fn process(catalog: Arc<Catalog>, log: Arc<dyn Log>, engine: Arc<Engine>, 
                     schema,
                     partitions,
                     cleanup,
+                    events: None,
                 })
                 .await;
             topic.unwrap();

@@ -158,7 +158,12 @@ impl Decoder {
 
     /// Forgets the rows.
     pub fn clear(&mut self) {
-        self.fields.truncate(0);
+        self.truncate(0);
+    }
+
+    /// Forgets the rows after the first `rows`.
+    pub fn truncate(&mut self, rows: usize) {
+        self.fields.truncate(rows);
     }
 }
 

@@ -140,6 +140,22 @@ impl Column {
         })
     }
 
+    /// Appends the row's value, which is not NULL, as text: text as it is, what is else a JSON string without its quotes.
+    pub fn write_text(&self, row: usize, out: &mut Vec<u8>) {
+        if !self.is_nested()
+            && let Some(text) = self.text(row)
+        {
+            return out.extend_from_slice(text.as_bytes());
+        }
+        let start = out.len();
+        self.write(row, out);
+        // Times, base64 and the like hold nothing that is escaped.
+        if let [b'"', .., b'"'] = out[start..] {
+            out.pop();
+            out.remove(start);
+        }
+    }
+
     /// Appends the row's value as JSON.
     pub fn write(&self, row: usize, out: &mut Vec<u8>) {
         if self.is_null(row) {

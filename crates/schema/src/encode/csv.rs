@@ -1,34 +1,59 @@
 //! Columns as CSV (RFC 4180): NULL is nothing, an empty string is `""`, and what is nested is JSON.
 
 use arrow::array::RecordBatch;
+use arrow::datatypes::Schema;
 use arrow::error::ArrowError;
 
 use crate::encode::column::Column;
 
+const LINE_END: &[u8] = b"\r\n";
+
 /// Appends the rows as lines, with a first line of names if `header` says so.
 pub fn csv(batch: &RecordBatch, header: bool, out: &mut Vec<u8>) -> Result<(), ArrowError> {
-    let schema = batch.schema_ref();
     if header {
-        write_line(schema.fields().iter(), out, |field, out| write_text(field.name(), out));
+        csv_names(batch.schema_ref(), out);
+        out.extend_from_slice(LINE_END);
     }
-    let columns = schema.fields().iter().zip(batch.columns());
-    let columns: Vec<_> = columns
-        .map(|(field, array)| Column::new(field, array))
-        .collect::<Result<_, _>>()?;
+    let rows = CsvRows::new(batch)?;
     for row in 0..batch.num_rows() {
-        write_line(columns.iter(), out, |column, out| write_value(column, row, out));
+        rows.write(row, out);
+        out.extend_from_slice(LINE_END);
     }
     Ok(())
 }
 
-fn write_line<T>(values: impl Iterator<Item = T>, out: &mut Vec<u8>, write: impl Fn(T, &mut Vec<u8>)) {
+/// Appends the names of the columns, without the line's end.
+pub fn csv_names(schema: &Schema, out: &mut Vec<u8>) {
+    write_fields(schema.fields().iter(), out, |field, out| write_text(field.name(), out));
+}
+
+/// Writes rows of one batch one by one; looks at the columns once.
+pub struct CsvRows {
+    columns: Vec<Column>,
+}
+
+impl CsvRows {
+    pub fn new(batch: &RecordBatch) -> Result<Self, ArrowError> {
+        let columns = batch.schema_ref().fields().iter().zip(batch.columns());
+        let columns = columns.map(|(field, array)| Column::new(field, array));
+        Ok(Self {
+            columns: columns.collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// Appends the row, without the line's end.
+    pub fn write(&self, row: usize, out: &mut Vec<u8>) {
+        write_fields(self.columns.iter(), out, |column, out| write_value(column, row, out));
+    }
+}
+
+fn write_fields<T>(values: impl Iterator<Item = T>, out: &mut Vec<u8>, write: impl Fn(T, &mut Vec<u8>)) {
     for (n, value) in values.enumerate() {
         if n > 0 {
             out.push(b',');
         }
         write(value, out);
     }
-    out.extend_from_slice(b"\r\n");
 }
 
 fn write_value(column: &Column, row: usize, out: &mut Vec<u8>) {

@@ -8,6 +8,7 @@
 
 mod column;
 mod csv;
+pub mod limits;
 mod scalar;
 #[cfg(test)]
 mod tests;
@@ -16,7 +17,7 @@ use arrow::array::RecordBatch;
 use arrow::error::ArrowError;
 
 use crate::encode::column::{Column, named, write_object};
-pub use crate::encode::csv::csv;
+pub use crate::encode::csv::{CsvRows, csv, csv_names};
 pub(crate) use crate::encode::scalar::write_string;
 
 /// Writes rows of one batch as JSON objects; looks at the columns once.
@@ -44,6 +45,16 @@ impl JsonRows {
     /// Appends the row as one object, without a line break.
     pub fn write(&self, row: usize, out: &mut Vec<u8>) {
         write_object(&self.columns, row, out);
+    }
+
+    /// Appends a value as text: text as it is, other values as in JSON, without quotes. False, and nothing, for NULL.
+    pub fn write_text(&self, row: usize, column: usize, out: &mut Vec<u8>) -> bool {
+        let column = &self.columns[column].1;
+        if column.is_null(row) {
+            return false;
+        }
+        column.write_text(row, out);
+        true
     }
 
     /// Appends one value, by the place of its column.

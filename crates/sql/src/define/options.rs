@@ -15,8 +15,9 @@ const PARTITIONS_MAX: u32 = 1024;
 const RETENTION_MS: u64 = 7 * 24 * 60 * 60 * 1000;
 const IDEMPOTENCY_WINDOW_MS: u64 = 60 * 60 * 1000;
 
-const OF_STREAMS: [&str; 10] = [
+const OF_STREAMS: [&str; 11] = [
     "partitions",
+    TOPIC,
     "retention",
     "retention_bytes",
     "idempotency_key",
@@ -38,6 +39,8 @@ const OF_DERIVED: [&str; 8] = [
     TTL,
 ];
 const OF_VIEWS: [&str; 6] = ["partitions", "http.path", "start", "state", TTL, LATENESS];
+/// The topic of Kafka's that a stream is bound to.
+const TOPIC: &str = "topic";
 const LATENESS: &str = "allowed_lateness";
 const TTL: &str = "state_ttl";
 
@@ -73,6 +76,7 @@ pub struct Options {
     pub idempotency: Option<Idempotency>,
     pub idempotency_place: Option<Place>,
     pub http_path: Option<String>,
+    pub topic: Option<String>,
     pub unknown_fields: UnknownFields,
     pub late: Late,
     /// Of the event time, in microseconds.
@@ -109,6 +113,7 @@ impl Options {
             idempotency: None,
             idempotency_place: None,
             http_path: None,
+            topic: None,
             unknown_fields: UnknownFields::default(),
             late: Late::default(),
             max_future: None,
@@ -125,6 +130,7 @@ impl Options {
             if !known.contains(&option.key.value.as_str()) {
                 return Err(match option.key.value.as_str() {
                     LATENESS => of_final_rows(option),
+                    TOPIC => of_events(option, name),
                     _ => unknown(option, known, of),
                 });
             }
@@ -140,6 +146,7 @@ impl Options {
                 }
                 "idempotency_window" => window = Some((millis(option)?, option.place.clone())),
                 "http.path" => read.http_path = Some(route(option, name, snapshot)?),
+                TOPIC => read.topic = Some(text(option, "the name of a topic on Kafka")?.to_owned()),
                 "unknown_fields" => {
                     read.unknown_fields = one_of(
                         option,
@@ -199,6 +206,16 @@ fn of_final_rows(option: &StatementOption) -> SqlError {
         .hint(
             "CREATE MATERIALIZED VIEW … WITH (allowed_lateness = '1 minute') AS SELECT …, or a longer WATERMARK delay",
         )
+}
+
+fn of_events(option: &StatementOption, name: &str) -> SqlError {
+    SqlError::unsupported(
+        "a stream AS SELECT can't be bound to a topic: how far its query has come is written among its rows",
+    )
+    .at(option.key.place.clone())
+    .hint(format!(
+        "leave it out, and write the rows to the topic as well: CREATE SINK … FROM {name} WITH (connector = 'kafka', …)"
+    ))
 }
 
 fn partitions(option: &StatementOption) -> Result<u32> {

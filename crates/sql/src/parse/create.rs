@@ -86,6 +86,7 @@ fn stream(cursor: &mut Cursor, or_replace: bool) -> Result<CreateStream> {
     } else {
         partition_by
     };
+    let encode = encode(cursor)?;
     let query = if cursor.take(&["as"]) {
         Some(query(cursor)?)
     } else {
@@ -99,6 +100,7 @@ fn stream(cursor: &mut Cursor, or_replace: bool) -> Result<CreateStream> {
         watermark: body.watermark,
         partition_by,
         options,
+        encode,
         query,
     };
     check_shape(cursor, stream)
@@ -153,12 +155,7 @@ fn source(cursor: &mut Cursor, or_replace: bool) -> Result<CreateSource> {
     }
     let stream = cursor.object_name("the name of a stream")?;
     let options = options::with(cursor)?;
-    let mut encode = None;
-    if cursor.take(&["format"]) {
-        cursor.expect("plain")?;
-        cursor.expect("encode")?;
-        encode = Some(cursor.name("a format like JSON or CSV")?);
-    }
+    let encode = encode(cursor)?;
     Ok(CreateSource {
         name,
         or_replace,
@@ -167,6 +164,16 @@ fn source(cursor: &mut Cursor, or_replace: bool) -> Result<CreateSource> {
         options,
         encode,
     })
+}
+
+/// `FORMAT PLAIN ENCODE name`, if it is there.
+fn encode(cursor: &mut Cursor) -> Result<Option<Name>> {
+    if !cursor.take(&["format"]) {
+        return Ok(None);
+    }
+    cursor.expect("plain")?;
+    cursor.expect("encode")?;
+    cursor.name("a format like JSON or CSV").map(Some)
 }
 
 fn sink(cursor: &mut Cursor, or_replace: bool) -> Result<CreateSink> {

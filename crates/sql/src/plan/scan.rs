@@ -59,7 +59,7 @@ fn branch(scan: &TableScan, definition: &Arc<Definition>, stages: &Stages) -> Re
             columns: DFSchema::empty(),
             changelog: false,
             key: Key::Nothing,
-            partitioned: stream.partition_by.iter().map(|name| all.index_of(name).ok()).collect(),
+            partitioned: stream.lies_by().iter().map(|name| all.index_of(name).ok()).collect(),
             times: time.times,
             tasks: stream.partitions,
         },

@@ -536,6 +536,7 @@ fn create(memory: &MemoryLog, name: &str, schema: arrow::datatypes::SchemaRef, p
             retention_ms: None,
             retention_bytes: None,
         },
+        events: None,
     };
     at_once(memory.create_topic(spec)).expect("a new topic");
 }

@@ -42,6 +42,8 @@ impl Steps {
             late: Late::Drop,
             idle_timeout_ms: 5000,
             http_path: None,
+            topic: None,
+            encoding: headwater_log::topic::Encoding::Json,
             query: None,
             builtin: false,
         };

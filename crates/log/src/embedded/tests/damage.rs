@@ -56,6 +56,7 @@ async fn filled(directory: &Path) -> Arc<EmbeddedLog> {
             retention_ms: None,
             retention_bytes: None,
         },
+        events: None,
     };
     log.create_topic(spec).await.unwrap();
     for batch in 0..BATCHES {

@@ -92,6 +92,7 @@ fn spec() -> TopicSpec {
             retention_ms: Some(20_000),
             retention_bytes: None,
         },
+        events: None,
     }
 }
 
