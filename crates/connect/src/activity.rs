@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use futures::poll;
 use headwater_event::clock::Clock;
+use headwater_log::work::Work;
 
 /// The pause after a failure; twice as long after the next one, and so on.
 pub const RETRY_FIRST: Duration = Duration::from_millis(100);
@@ -49,6 +50,24 @@ impl Activity {
             Self::Finished => ("finished", None),
             Self::Failing { why, .. } => ("failing", Some(why.clone())),
             Self::Failed(why) => ("failed", Some(why.clone())),
+        }
+    }
+}
+
+/// Does an owner's work whenever it is this process's to do, until it is over. It is dropped where it is when it becomes another's.
+pub async fn here<F>(work: &Work, owner: &str, say: impl Fn(Activity), run: impl Fn() -> F)
+where
+    F: Future<Output = ()>,
+{
+    loop {
+        if !work.has(owner) {
+            say(Activity::Elsewhere);
+            work.granted(owner).await;
+            say(Activity::Working);
+        }
+        tokio::select! {
+            () = run() => return,
+            () = work.withdrawn(owner) => {}
         }
     }
 }

@@ -32,7 +32,7 @@ use tokio::task::{JoinHandle, yield_now};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::activity::{Activity, RETRY_FIRST, RETRY_MAX, rest};
+use crate::activity::{Activity, RETRY_FIRST, RETRY_MAX, here, rest};
 use crate::delivery::reading::Reading;
 pub use crate::delivery::store::owner;
 use crate::delivery::store::{Delivered, Store};
@@ -291,20 +291,9 @@ fn open(sink: &Definition, reads: &Definition) -> Result<Opened, Error> {
 }
 
 impl Task {
-    /// Runs whenever it is this process's to run.
     async fn run_here(self) {
-        let (work, owner) = (&self.shared.work, store::owner(&self.sink));
-        loop {
-            if !work.has(&owner) {
-                self.now(Activity::Elsewhere);
-                work.granted(&owner).await;
-                self.now(Activity::Working);
-            }
-            tokio::select! {
-                () = self.run() => return,
-                () = work.withdrawn(&owner) => {}
-            }
-        }
+        let owner = store::owner(&self.sink);
+        here(&self.shared.work, &owner, |activity| self.now(activity), || self.run()).await;
     }
 
     async fn run(&self) {

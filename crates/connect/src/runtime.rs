@@ -29,7 +29,7 @@ use tokio::task::{JoinHandle, yield_now};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::activity::{Activity, RETRY_FIRST, RETRY_MAX, rest};
+use crate::activity::{Activity, RETRY_FIRST, RETRY_MAX, here, rest};
 use crate::intake;
 use crate::options::Refusal;
 use crate::runtime::pace::Pace;
@@ -212,20 +212,9 @@ impl Running {
 }
 
 impl Task {
-    /// Runs whenever it is this process's to run.
     async fn run_here(self) {
-        let (work, owner) = (&self.shared.work, store::owner(&self.source));
-        loop {
-            if !work.has(&owner) {
-                self.now(Activity::Elsewhere);
-                work.granted(&owner).await;
-                self.now(Activity::Working);
-            }
-            tokio::select! {
-                () = self.run() => return,
-                () = work.withdrawn(&owner) => {}
-            }
-        }
+        let owner = store::owner(&self.source);
+        here(&self.shared.work, &owner, |activity| self.now(activity), || self.run()).await;
     }
 
     async fn run(&self) {

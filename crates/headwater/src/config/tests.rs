@@ -94,7 +94,6 @@ fn one_underscore_too_few_is_noticed() {
 
 #[test]
 fn doors_that_are_not_there_say_so() {
-    assert!(error_of("[grpc]\nlisten = '127.0.0.1:50051'", &[], &[]).contains("not there yet"));
     assert!(error_of("", &[], &["mqtt.listen=off"]).contains("not there yet"));
 }
 

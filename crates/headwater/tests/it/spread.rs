@@ -43,6 +43,7 @@ async fn the_spread_out_example_counts() {
         .env("REDIS_URL", redis.url())
         .env("PORT", port.to_string())
         .env("PG_PORT", free_port().to_string())
+        .env("GRPC_PORT", free_port().to_string())
         .env("DATA", data.path())
         .stdout(Stdio::null())
         .spawn();
@@ -60,14 +61,16 @@ async fn the_spread_out_example_counts() {
         .await;
     }
     let counted = json!({"user_id": "u1", "page_url": "/home", "click_count": 2});
-    until("the query server answers", async || {
-        let path = format!("{query}/analytics/events?user_id=u1&page_url=/home");
-        let Ok(answer) = client.get(path).send().await else {
-            return false;
-        };
-        answer.json::<Value>().await.is_ok_and(|answer| answer == counted)
-    })
-    .await;
+    for asked in [&query, &first] {
+        until("the query server answers, and a gateway that asks it", async || {
+            let path = format!("{asked}/analytics/events?user_id=u1&page_url=/home");
+            let Ok(answer) = client.get(path).send().await else {
+                return false;
+            };
+            answer.json::<Value>().await.is_ok_and(|answer| answer == counted)
+        })
+        .await;
+    }
     until("the row is in PostgreSQL", async || {
         let there = postgres.value("SELECT to_regclass('page_clicks')::text").await;
         there.is_some()
