@@ -232,6 +232,12 @@ impl Ingest {
         stored.inspect_err(|error| report(stream, error))
     }
 
+    /// Whether who knows this may hand rows on.
+    pub(crate) fn admits(&self, secret: &str) -> bool {
+        let forward = self.shared.forward.as_ref();
+        forward.is_some_and(|forward| forward.admits(secret))
+    }
+
     /// Stores rows that another gateway has decoded for this definition of the stream; which of them are new.
     ///
     /// # Errors

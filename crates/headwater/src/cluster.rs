@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use headwater_event::clock::{Clock, Micros};
+use headwater_event::id::Ids;
 use headwater_gateway::ingest::forward::Forward;
 use headwater_log::error::{Kind, Result};
 use headwater_log::topic::Cleanup;
@@ -85,6 +86,7 @@ pub struct View {
     pub processes: BTreeMap<Arc<str>, Process>,
     pub leader: Option<Arc<str>>,
     pub owners: Arc<Owners>,
+    secret: Arc<str>,
 }
 
 /// What the leader says.
@@ -92,6 +94,9 @@ pub struct View {
 struct GivenOut {
     by: Arc<str>,
     owners: Arc<Owners>,
+    /// What processes of this cluster know, and nobody else: by it they know each other where they speak over HTTP. The first leader makes it up.
+    #[serde(default)]
+    secret: Arc<str>,
 }
 
 /// This process among those that share its log.
@@ -100,6 +105,7 @@ pub struct Cluster {
     pub me: Process,
     log: Arc<dyn Log>,
     clock: Arc<dyn Clock>,
+    ids: Arc<Ids>,
     session: Duration,
     view: watch::Sender<View>,
     mine: watch::Sender<Arc<BTreeSet<Arc<str>>>>,
@@ -149,6 +155,7 @@ impl Cluster {
         let cluster = Self {
             me,
             log,
+            ids: Ids::random(Arc::clone(&clock)),
             clock,
             session,
             view: watch::Sender::default(),
@@ -169,6 +176,11 @@ impl Cluster {
     /// Who is there and who does what, as this process has heard.
     pub fn view(&self) -> View {
         self.view.borrow().clone()
+    }
+
+    /// What processes of this cluster know, and nobody else; nothing, before it was heard.
+    pub fn secret(&self) -> Arc<str> {
+        self.view.borrow().secret.clone()
     }
 
     /// Takes part until `stop`, and says goodbye.
@@ -225,7 +237,8 @@ impl Cluster {
                     let processes: Vec<_> = view.processes.into_values().collect();
                     let owners = balance(&units, &processes, &given_out.owners);
                     if owners != *given_out.owners || given_out.by != self.me.id {
-                        self.give_out(&mut claim, &work, owners).await?;
+                        let secret = given_out.secret.clone();
+                        self.give_out(&mut claim, &work, owners, secret).await?;
                         continue;
                     }
                 }
@@ -247,10 +260,20 @@ impl Cluster {
     }
 
     /// Says who does what; what an earlier leader says from now on nobody will hear.
-    async fn give_out(&self, claim: &mut Option<Claim>, work: &Register, owners: Owners) -> Result<()> {
+    async fn give_out(
+        &self,
+        claim: &mut Option<Claim>,
+        work: &Register,
+        owners: Owners,
+        secret: Arc<str>,
+    ) -> Result<()> {
         let said = GivenOut {
             by: self.me.id.clone(),
             owners: Arc::new(owners),
+            secret: match secret.is_empty() {
+                true => self.ids.uuid().to_string().into(),
+                false => secret,
+            },
         };
         let commit = Commit {
             produced: vec![work.saying(LEADER, Some(&said))?],
@@ -278,6 +301,7 @@ impl Cluster {
             processes: heard.processes(),
             leader: None,
             owners: Arc::clone(&given_out.owners),
+            secret: given_out.secret.clone(),
         };
         view.leader = view.first().map(|process| process.id.clone());
         let leads = view.leader.as_ref() == Some(&self.me.id);

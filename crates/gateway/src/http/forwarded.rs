@@ -1,5 +1,5 @@
 //! `POST /internal/streams/{stream}/rows?id=…`: rows that another gateway of the same cluster has decoded and checked, of a stream whose
-//! idempotency keys are here ([`crate::ingest::forward`]). The answer is a byte for each row, 1 where it was stored and 0 where it
+//! idempotency keys are here ([`crate::ingest::forward`]). Whoever else asks finds nothing. The answer is a byte for each row, 1 where it was stored and 0 where it
 //! had been stored before.
 
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use headwater_problem::{Problem, ProblemKind};
 use serde::Deserialize;
 
 use crate::http::{HttpDoor, body};
-use crate::ingest::forward;
+use crate::ingest::forward::{self, SECRET_HEADER};
 
 #[derive(Deserialize)]
 pub struct Of {
@@ -32,6 +32,10 @@ pub async fn store(
 
 async fn take(door: &HttpDoor, stream: &str, id: u64, request: Request) -> Result<Vec<bool>, Problem> {
     let (head, body) = request.into_parts();
+    let secret = head.headers.get(SECRET_HEADER).and_then(|secret| secret.to_str().ok());
+    if !secret.is_some_and(|secret| door.ingest.admits(secret)) {
+        return Err(Problem::new(ProblemKind::NotFound, "there is nothing for clients here"));
+    }
     let (bytes, reservation) = body::read(door, &head.headers, body).await?;
     let rows = forward::decode(&bytes)
         .map_err(|error| Problem::new(ProblemKind::InvalidBody, format!("no rows of another gateway: {error}")))?;

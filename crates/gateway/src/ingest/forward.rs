@@ -24,9 +24,15 @@ pub trait Forward: Debug + Send + Sync {
     /// Whether the keys of a topic are this process's to write, as far as it knows; `owner` is in whose name that is done.
     fn is_here(&self, owner: &str) -> bool;
 
+    /// Whether somebody who knows this is of the same cluster.
+    fn admits(&self, secret: &str) -> bool;
+
     /// Has the rows stored by the process that has the owner's work.
     fn store<'a>(&'a self, owner: &'a str, stream: &'a Definition, rows: &'a RecordBatch) -> Forwarded<'a>;
 }
+
+/// The header in which a gateway says what only those of its cluster know.
+pub const SECRET_HEADER: &str = "x-headwater-cluster";
 
 /// Rows on their way.
 pub fn encode(rows: &RecordBatch) -> Result<Vec<u8>, ArrowError> {

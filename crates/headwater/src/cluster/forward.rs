@@ -6,7 +6,7 @@ use std::time::Duration;
 use arrow::array::RecordBatch;
 use headwater_catalog::definition::Definition;
 use headwater_gateway::ingest::error::IngestError;
-use headwater_gateway::ingest::forward::{Forward, Forwarded, encode};
+use headwater_gateway::ingest::forward::{Forward, Forwarded, SECRET_HEADER, encode};
 use headwater_log::work::Work;
 use reqwest::{StatusCode, Url};
 use tokio::runtime::Handle;
@@ -62,7 +62,8 @@ impl OverHttp {
         }
         url.query_pairs_mut().append_pair("id", &stream.id.to_string());
         let body = encode(rows).map_err(|error| unknown(error.to_string()))?;
-        let request = self.http.post(url).body(body);
+        let secret = self.cluster.secret();
+        let request = self.http.post(url).header(SECRET_HEADER, &*secret).body(body);
         let answered = self.sockets.spawn(async move {
             let answer = request.send().await?;
             Ok::<_, reqwest::Error>((answer.status(), answer.bytes().await?))
@@ -85,6 +86,11 @@ impl OverHttp {
 impl Forward for OverHttp {
     fn is_here(&self, owner: &str) -> bool {
         self.work.has(owner)
+    }
+
+    fn admits(&self, secret: &str) -> bool {
+        let ours = self.cluster.secret();
+        !ours.is_empty() && *ours == *secret
     }
 
     fn store<'a>(&'a self, owner: &'a str, stream: &'a Definition, rows: &'a RecordBatch) -> Forwarded<'a> {

@@ -127,6 +127,9 @@ async fn roles_are_kept_to() {
     let (status, problem) = processor.post(path, event).await;
     assert_eq!(status, 404, "{problem}");
     assert!(problem.to_string().contains("processor alone"), "{problem}");
+    // Where gateways hand rows on to each other there is nothing for anybody else.
+    let (status, problem) = gateway.post("/internal/streams/events/rows?id=2", "").await;
+    assert_eq!(status, 404, "{problem}");
     let started = Instant::now();
     let rows = "SELECT key, events FROM per_key";
     while query.sql(rows).await != [json!({"key": "a", "events": 1})] {
@@ -137,6 +140,7 @@ async fn roles_are_kept_to() {
     let statuses: Value = serde_json::from_str(&query.get("/v1/status").await).expect("JSON");
     assert_eq!(statuses["processes"].as_array().map(Vec::len), Some(3), "{statuses:#}");
     assert_eq!(statuses["leader"], id(&processor).await);
+    assert!(!statuses.to_string().contains("secret"));
 }
 
 /// An event that is sent to several gateways, at once and again after one of them is gone, is there once.
