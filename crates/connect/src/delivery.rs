@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use futures::{FutureExt, poll};
 use headwater_catalog::definition::{Definition, Sink as SinkDefinition};
-use headwater_event::offset::{Offset, TopicPartition};
+use headwater_event::offset::{Offset, TopicPartition, to_reach};
 use metrics::counter;
 use parking_lot::{Mutex, RwLock};
 use tokio::runtime::{Builder, Runtime};
@@ -222,7 +222,7 @@ impl Sinks {
         let mut ends = BTreeMap::new();
         for number in 0..partitions {
             let offsets = log.offsets(&TopicPartition::new(Arc::clone(&topic), number)).await;
-            ends.insert(number, offsets.ok()?.end);
+            ends.insert(number, to_reach(&offsets.ok()?));
         }
         Some(ends)
     }

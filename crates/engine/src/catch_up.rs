@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use futures::future::try_join_all;
-use headwater_event::offset::TopicPartition;
+use headwater_event::offset::{TopicPartition, behind, to_reach};
 use headwater_log::Log;
 use headwater_log::error::{Error, Result};
 use tokio::sync::watch;
@@ -48,7 +48,7 @@ impl Running {
     pub async fn passed(&self, log: &dyn Log) -> Result<()> {
         for (stage, tasks) in self.query().by_stage() {
             let passed = partitions(stage).zip(tasks).map(async |(input, task)| {
-                let end = log.offsets(&input).await?.end;
+                let end = to_reach(&log.offsets(&input).await?);
                 let has_passed = |status: &TaskStatus| status.offset >= end || status.state.is_failing();
                 // An error means that the task has ended, and nothing is to be waited for.
                 let _ = task.clone().wait_for(has_passed).await;
@@ -69,7 +69,7 @@ impl Running {
             let nudge = self.query().nudge();
             let mut ends = Vec::with_capacity(tasks.len());
             for partition in partitions(stage) {
-                ends.push(log.offsets(&partition).await?.end);
+                ends.push(to_reach(&log.offsets(&partition).await?));
             }
             let tasks = || tasks.iter().zip(&ends);
             for (task, &end) in tasks() {
@@ -116,7 +116,7 @@ impl Query {
             for (partition, task) in partitions(stage).zip(tasks) {
                 let kept = log.offsets(&partition).await?;
                 progress.rows += kept.end - kept.start;
-                progress.behind += kept.end - task.borrow().offset.clamp(kept.start, kept.end);
+                progress.behind += behind(&kept, task.borrow().offset);
             }
         }
         Ok(progress)

@@ -20,7 +20,7 @@ use std::time::Duration;
 use arrow::array::RecordBatch;
 use bytes::Bytes;
 use headwater_event::clock::{Clock, Micros};
-use headwater_event::offset::{Offset, TopicPartition};
+use headwater_event::offset::{Offset, TopicPartition, behind};
 use headwater_event::room::Room;
 use headwater_event::watermark::Progress;
 use headwater_log::error::{Error as LogError, Kind};
@@ -499,16 +499,16 @@ impl<'a> Task<'a> {
         self.is.peers.report(self.is.partition, watermark, self.idle);
         let late = epoch.late + self.chain.take_late();
         let now = self.is.clock.elapsed();
-        let mut end = None;
+        let mut lag = None;
         if self.looked.is_none_or(|looked| now.saturating_sub(looked) >= LAG_EVERY) {
-            end = Some(self.is.log.offsets(&self.input).await?.end);
+            lag = Some(behind(&self.is.log.offsets(&self.input).await?, self.next));
             self.looked = Some(now);
         }
         let (offset, idle) = (self.next, self.idle);
         let mut status = TaskStatus::default();
         self.is.status.send_modify(|shared| {
             shared.offset = offset;
-            shared.lag = end.map_or(shared.lag, |end| end.saturating_sub(offset));
+            shared.lag = lag.unwrap_or(shared.lag);
             shared.watermark = watermark;
             shared.idle = idle;
             shared.epochs += 1;

@@ -21,7 +21,7 @@ use headwater_engine::engine::{Engine, Running};
 use headwater_engine::plan::Pipeline;
 use headwater_engine::status::{TaskState, TaskStatus};
 use headwater_event::clock::Clock;
-use headwater_event::offset::TopicPartition;
+use headwater_event::offset::{TopicPartition, behind};
 use headwater_event::op;
 use headwater_gateway::ingest::keys;
 use headwater_log::Log;
@@ -266,7 +266,7 @@ impl Processor {
             let Ok(offsets) = self.log.offsets(&input).await else {
                 continue;
             };
-            lag_of(pipeline, &task).set(offsets.end.saturating_sub(task.offset) as f64);
+            lag_of(pipeline, &task).set(behind(&offsets, task.offset) as f64);
         }
     }
 

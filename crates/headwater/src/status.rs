@@ -5,7 +5,7 @@ use std::sync::Arc;
 use headwater_engine::engine::Running;
 use headwater_engine::status::TaskState;
 use headwater_event::clock::Micros;
-use headwater_event::offset::TopicPartition;
+use headwater_event::offset::{TopicPartition, behind};
 use headwater_log::Log;
 use headwater_query::shared::Shared;
 use headwater_schema::calendar::write_timestamp;
@@ -110,9 +110,9 @@ async fn tasks(running: &Running, log: &dyn Log, view: Option<&View>) -> Vec<Tas
     for (owner, task) in running.owners().zip(running.status()) {
         let input = stages.get(task.stage).map(|stage| Arc::clone(&stage.input.topic));
         let input = input.map(|topic| TopicPartition::new(topic, task.partition));
-        let end = match input {
+        let kept = match input {
             // The log says elsewhere what is wrong with it.
-            Some(input) => log.offsets(&input).await.ok().map(|offsets| offsets.end),
+            Some(input) => log.offsets(&input).await.ok(),
             None => None,
         };
         let state = match task.state {
@@ -133,7 +133,7 @@ async fn tasks(running: &Running, log: &dyn Log, view: Option<&View>) -> Vec<Tas
             },
             process,
             offset: task.offset,
-            lag: end.map(|end| end.saturating_sub(task.offset)),
+            lag: kept.map(|kept| behind(&kept, task.offset)),
             watermark: task.watermark.map(text),
             committed_at: task.committed_at.map(text),
             restarts: task.restarts,
