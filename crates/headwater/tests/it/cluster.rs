@@ -13,7 +13,7 @@ use crate::server::Server;
 
 /// After so long without a word a process is taken for gone.
 const SESSION: Duration = Duration::from_secs(3);
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(240);
 
 /// A process of a cluster with these roles.
 fn process(broker: &Kafka, prefix: &str, roles: &str) -> Server {

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::server::{binary, free_port};
 
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(240);
 
 /// The script; what it started ends with it.
 struct Spread(Child);
