@@ -210,7 +210,10 @@ pub const KEYS: &[Key] = &[
         name: "cluster.address",
         about: "'host:port' where other processes reach this one's HTTP door; http.listen unless given",
         set: |config, text| {
-            config.cluster.address = Some(brokers(text)?.join(","));
+            match <[String; 1]>::try_from(brokers(text)?) {
+                Ok([address]) => config.cluster.address = Some(address),
+                Err(_) => return Err("expected one 'host:port'".to_owned()),
+            }
             Ok(())
         },
     },
