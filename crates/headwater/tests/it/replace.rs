@@ -52,6 +52,39 @@ async fn readers_see_the_old_view_and_then_the_new_one() {
         .into();
     let live = tokio::spawn(end_of(format!("{}/v1/views/per_customer/live", server.url())));
 
+    until(&server, EVENTS * 10).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    reader.stop.store(true, Ordering::Relaxed);
+    for reader in readers {
+        let (old, new) = reader.await.expect("no read was wrong");
+        assert!(new > 0, "{old} reads of the old view, {new} of the new one");
+    }
+    let ended = live.await.expect("it ends");
+    assert!(
+        ended.contains("event: end\nid\ndata: 'per_customer' was replaced"),
+        "{ended}"
+    );
+    let shown = server.sql("SHOW MATERIALIZED VIEWS").await;
+    assert!(shown.iter().all(|row| row["building"].is_null()), "{shown:?}");
+    let rows = server.sql("SELECT sum(amount) > 0 AS there FROM per_customer").await;
+    assert_eq!(rows, [json!({"there": true})]);
+    assert_eq!(
+        status(&server, NEW).await["notice"],
+        "per_customer is there in these words already: nothing was changed"
+    );
+}
+
+/// The new view takes long for each event, so that all of this is asked before it is there.
+#[tokio::test]
+async fn what_is_being_built_is_shown() {
+    let mut server = Server::new(SQL);
+    server.start().await;
+    filled(&server).await;
+    let slow = NEW.replace(
+        "sum(amount)",
+        "sum(amount + 0 * levenshtein(repeat(customer, 500), repeat(id::text, 500)))",
+    );
+    status(&server, &slow).await;
     let shown = server.sql("SHOW MATERIALIZED VIEWS").await;
     let building = |row: &Value| {
         row["building"]
@@ -77,27 +110,6 @@ async fn readers_see_the_old_view_and_then_the_new_one() {
             ["n", "BIGINT", "BIGINT"],
             ["amount", null, "BIGINT"]
         ])
-    );
-
-    until(&server, EVENTS * 10).await;
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    reader.stop.store(true, Ordering::Relaxed);
-    for reader in readers {
-        let (old, new) = reader.await.expect("no read was wrong");
-        assert!(new > 0, "{old} reads of the old view, {new} of the new one");
-    }
-    let ended = live.await.expect("it ends");
-    assert!(
-        ended.contains("event: end\nid\ndata: 'per_customer' was replaced"),
-        "{ended}"
-    );
-    let shown = server.sql("SHOW MATERIALIZED VIEWS").await;
-    assert!(shown.iter().all(|row| row["building"].is_null()), "{shown:?}");
-    let rows = server.sql("SELECT sum(amount) > 0 AS there FROM per_customer").await;
-    assert_eq!(rows, [json!({"there": true})]);
-    assert_eq!(
-        status(&server, NEW).await["notice"],
-        "per_customer is there in these words already: nothing was changed"
     );
 }
 
