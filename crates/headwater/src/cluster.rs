@@ -304,6 +304,11 @@ impl Cluster {
             secret: given_out.secret.clone(),
         };
         view.leader = view.first().map(|process| process.id.clone());
+        let former = self.view.send_replace(view.clone());
+        // Before this process takes up what they did.
+        for gone in former.processes.keys().filter(|id| !view.processes.contains_key(*id)) {
+            self.log.left(gone);
+        }
         let leads = view.leader.as_ref() == Some(&self.me.id);
         let is_new = |known: &mut bool| std::mem::replace(known, leads) != leads;
         if self.leads.send_if_modified(is_new) && leads {
@@ -318,7 +323,6 @@ impl Cluster {
             }
             is_new
         });
-        self.view.send_replace(view.clone());
         view
     }
 }

@@ -4,8 +4,8 @@
 //! transaction, and so is a commit: batches, the entries of state tables and the owner's position become visible together. Everybody
 //! reads what is committed, and no more.
 //!
-//! An owner's work belongs to whoever has taken over its transactional id last. Kafka refuses what the earlier one writes after that, from
-//! whichever machine it comes.
+//! An owner's work belongs to whoever has claimed it last (`owners`). What an earlier one writes after that Kafka refuses, from whichever machine
+//! it comes.
 //!
 //! State tables are compacted topics, of which each process that opens one keeps a copy in its own directory (`copies`, `follower`). The copy is
 //! a cache: a process that begins with an empty directory reads all of it again. What a process commits is in its copies at once.
@@ -20,7 +20,6 @@ pub mod connection;
 pub mod options;
 pub mod transactions;
 
-mod appender;
 mod binding;
 mod cluster;
 mod context;
@@ -29,10 +28,12 @@ mod events;
 mod follower;
 mod murmur;
 mod names;
+mod owners;
 mod partitions;
 mod readers;
 mod records;
 mod registry;
+mod writer;
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -43,22 +44,24 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use headwater_event::clock::{Clock, Micros};
 use headwater_event::offset::{Offset, TopicPartition};
-use parking_lot::Mutex;
 use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 
 use crate::embedded::EmbeddedLog;
 use crate::error::{Error, Result};
-use crate::kafka::appender::Appender;
-use crate::kafka::cluster::{Cluster, blocking};
+use crate::kafka::cluster::Cluster;
+use crate::kafka::connection::Connection;
 use crate::kafka::copies::{Copies, placed_state};
-use crate::kafka::follower::{BARRIER, Consumed, ENTRY, Followed, Follower};
+use crate::kafka::follower::{BARRIER, Consumed, ENTRY, Followed, Follower, offsets_of};
 use crate::kafka::names::Names;
 use crate::kafka::options::KafkaOptions;
+use crate::kafka::owners::{Held, Owners, Turn};
 use crate::kafka::partitions::{Partitions, Written};
 use crate::kafka::readers::Place;
 use crate::kafka::records::prefixed;
 use crate::kafka::registry::{Event, KnownTable, KnownTopic};
 use crate::kafka::transactions::{Failure, Record, Transactions};
+use crate::kafka::writer::{Open, Writer};
 use crate::topic::{BoundTopic, Cleanup, Topic, TopicSpec, check_spec, check_trim, reconcile, stored};
 use crate::{Claim, Commit, Log, LoggedBatch, Produced, RefusedRecord, StateTable, check_state_keys, rows};
 
@@ -72,19 +75,10 @@ pub struct KafkaLog {
     names: Names,
     cluster: Cluster,
     partitions: Arc<Partitions>,
-    appender: Appender,
-    owners: Mutex<HashMap<Arc<str>, Arc<Owner>>>,
+    appender: Arc<Writer>,
+    owners: Owners,
     follower: Follower,
     copies: Arc<EmbeddedLog>,
-}
-
-/// Work that this process has claimed.
-struct Owner {
-    token: u64,
-    transactions: Transactions,
-    consumed: Mutex<HashMap<TopicPartition, Consumed>>,
-    /// Commits are written in the order in which they were asked for.
-    turn: tokio::sync::Mutex<()>,
 }
 
 impl std::fmt::Debug for KafkaLog {
@@ -133,9 +127,12 @@ impl KafkaLog {
         cluster.create_topic(&names.registry(), 1, &for_ever).await?;
         cluster.create_topic(&names.owners(), 1, &newest).await?;
         let process = process_id(&copies, &*clock).await?;
-        let follower = Follower::open(&cluster.connection, &names, Copies::open(copies.clone()).await?)?;
-        let (id, topic, for_appender) = (names.appends(&process), names.registry(), cluster.connection.clone());
-        let appender = blocking(move || Appender::open(for_appender, id, topic)).await?;
+        let held = Held::new(names.owners());
+        let copied = Copies::open(copies.clone()).await?;
+        let follower = Follower::open(&cluster.connection, &names, copied, held.clone())?;
+        let appender = Arc::new(open_appender(&names, &cluster.connection, &process)?);
+        let open = session(&names, &cluster.connection, &process, &appender);
+        let owners = Owners::start(&names, &cluster.connection, &follower.followed, held, open)?;
         let log = Arc::new(Self {
             process: process.clone(),
             partitions: Arc::new(Partitions::new(
@@ -148,7 +145,7 @@ impl KafkaLog {
             names,
             cluster,
             appender,
-            owners: Mutex::default(),
+            owners,
             follower,
             copies,
         });
@@ -166,6 +163,7 @@ impl KafkaLog {
     /// Ends what this process writes and follows, and closes its copies. Everything fails with [`Error::Closed`] from now on.
     /// Blocks until it is done.
     pub fn close(&self) {
+        self.owners.close();
         self.appender.close();
         self.follower.close();
         self.copies.close();
@@ -244,33 +242,6 @@ impl KafkaLog {
         known().ok_or_else(|| Error::Kafka(format!("the state table '{name}' was deleted when it was made")))
     }
 
-    /// What the owner has consumed of topics that are still there, as far as this process knows.
-    fn consumed_by(&self, owner: &str) -> HashMap<TopicPartition, Consumed> {
-        let owners = self.followed().owners.read();
-        let consumed = owners.get(owner.as_bytes()).into_iter().flatten();
-        let still_there =
-            consumed.filter(|consumed| self.known(&consumed.topic).is_ok_and(|topic| topic.id == consumed.id));
-        let by_partition = still_there.map(|consumed| {
-            let partition = TopicPartition::new(consumed.topic.as_str(), consumed.partition);
-            (partition, consumed.clone())
-        });
-        by_partition.collect()
-    }
-
-    /// Whether somebody else has the owner's work, or the cluster has given it up: because this process was away for too long, say.
-    async fn why_broken(&self, claim: &Claim, error: &Error) -> Result<Error> {
-        self.barrier(&self.names.owners()).await?;
-        let newest = self.followed().claims.read().get(claim.owner.as_bytes()).copied();
-        let owner = claim.owner.to_string();
-        Ok(match newest.is_some_and(|newest| newest > claim.token as i64) {
-            true => Error::Fenced { owner },
-            false => Error::ClaimLost {
-                owner,
-                what: error.to_string(),
-            },
-        })
-    }
-
     /// Batches as records, and where to look for their places.
     fn records(&self, batches: &[Produced], records: &mut Vec<Record>) -> Result<Vec<Written>> {
         let time = self.clock.now();
@@ -304,9 +275,32 @@ impl KafkaLog {
     }
 }
 
-fn offsets_of(consumed: &HashMap<TopicPartition, Consumed>) -> HashMap<TopicPartition, Offset> {
-    let offset = |(partition, consumed): (&TopicPartition, &Consumed)| (partition.clone(), consumed.offset);
-    consumed.iter().map(offset).collect()
+/// Appends are in the name of the process, which is the same after a restart.
+fn open_appender(names: &Names, connection: &Connection, process: &str) -> Result<Writer> {
+    let (connection, id, topic) = (connection.clone(), names.appends(process), names.registry());
+    let name: Arc<str> = process.into();
+    let open = move || Ok((name.clone(), Transactions::open(&connection, &id, &topic)?));
+    Writer::start("log-appender", Held::new(names.owners()), Box::new(open))
+}
+
+/// Commits are in that of a session, which is called after a record that there is once.
+fn session(names: &Names, connection: &Connection, process: &str, appender: &Arc<Writer>) -> Open {
+    let (names, connection, process) = (names.clone(), connection.clone(), process.to_owned());
+    let (appender, handle) = (appender.clone(), Handle::current());
+    Box::new(move || {
+        let topic = names.registry();
+        let opened = Record {
+            topic: topic.as_str().into(),
+            partition: Some(0),
+            key: Some(Event::Opened(process.clone()).key()?.into()),
+            value: Some(Bytes::new()),
+            time: None,
+        };
+        let placed = handle.block_on(appender.append(vec![opened]))?;
+        let session = format!("{process}.{}", placed[0]);
+        let transactions = Transactions::open(&connection, &names.session(&session), &topic)?;
+        Ok((session.into(), transactions))
+    })
 }
 
 /// Where to look for the places of a batch's events, which may lie in several partitions. `before` records come before them.
@@ -524,44 +518,11 @@ impl Log for KafkaLog {
     }
 
     async fn claim(&self, owner: &str) -> Result<Claim> {
-        let name: Arc<str> = owner.into();
-        let (connection, id) = (self.cluster.connection.clone(), self.names.owner(owner));
-        let record = self.record(
-            &self.names.owners(),
-            prefixed(BARRIER, owner.as_bytes()),
-            Some(Bytes::new()),
-        );
-        let claimed = blocking(move || {
-            let transactions = Transactions::open(&connection, &id, &record.topic)?;
-            let placed = transactions.write(&[record]).map_err(Failure::into_error)?;
-            Ok((transactions, placed[0]))
-        });
-        let (transactions, place) = claimed.await?;
-        // What this owner had committed was committed before.
-        self.followed().wait(&self.names.owners(), place).await?;
-        let consumed = self.consumed_by(owner);
-        let claim = Claim {
-            owner: name.clone(),
-            token: u64::try_from(place).unwrap_or(0),
-            consumed: offsets_of(&consumed),
-        };
-        let owner = Arc::new(Owner {
-            token: claim.token,
-            transactions,
-            consumed: Mutex::new(consumed),
-            turn: tokio::sync::Mutex::default(),
-        });
-        self.owners.lock().insert(name, owner);
-        Ok(claim)
+        self.owners.claim(owner).await
     }
 
     async fn commit(&self, claim: &Claim, commit: Commit) -> Result<Vec<Offset>> {
-        let fenced = || Error::Fenced {
-            owner: claim.owner.to_string(),
-        };
-        let owner = self.owners.lock().get(&claim.owner).cloned();
-        let owner = owner.filter(|owner| owner.token == claim.token).ok_or_else(fenced)?;
-        let _turn = owner.turn.lock().await;
+        let turn = self.owners.turn(claim).await?;
         let mut records = Vec::new();
         let written = self.records(&commit.produced, &mut records)?;
         let mut state = Vec::with_capacity(commit.state.len());
@@ -574,7 +535,7 @@ impl Log for KafkaLog {
             }
             state.push((table, write.entries, first));
         }
-        let mut consumed = owner.consumed.lock().clone();
+        let mut consumed = turn.consumed();
         for (partition, offset) in &commit.consumed {
             let entry = Consumed {
                 topic: partition.topic.to_string(),
@@ -590,20 +551,26 @@ impl Log for KafkaLog {
             let key = prefixed(ENTRY, claim.owner.as_bytes());
             records.push(self.record(&self.names.owners(), key, Some(value.into())));
         }
-        let (writer, partitions, followed) = (owner.clone(), self.partitions.clone(), self.followed().clone());
-        let write = move || {
-            let placed = writer.transactions.write(&records);
-            Ok(placed.map(|placed| {
-                // All of this also where nobody waits for it any more.
-                *writer.consumed.lock() = consumed;
+        let (partitions, followed) = (self.partitions.clone(), self.followed().clone());
+        let (answer, answered) = oneshot::channel();
+        // All of this also where nobody waits for it any more.
+        let done = move |turn: Turn, placed: Result<Vec<i64>, Failure>| {
+            let committed = placed.map(|placed| {
+                turn.has_consumed(consumed);
                 let offsets = partitions.note(&written, &placed);
                 (offsets, followed.copies.lead(&placed_state(state, &placed)))
-            }))
+            });
+            drop(answer.send(committed));
         };
-        let (offsets, led) = match blocking(write).await? {
-            Ok(done) => done,
-            Err(Failure::Aborted(error)) => return Err(error),
-            Err(Failure::Broken(error)) => return Err(self.why_broken(claim, &error).await?),
+        self.owners.write(turn, records, done).await?;
+        let (offsets, led) = match answered.await {
+            Ok(Ok(done)) => done,
+            Ok(Err(Failure::Aborted(error))) => return Err(error),
+            Ok(Err(Failure::Broken(error))) => {
+                self.barrier(&self.names.owners()).await?;
+                return Err(self.owners.why_broken(claim, &error));
+            }
+            Err(_) => return Err(Error::Closed),
         };
         for (table, last) in led {
             self.followed().wait(&table, last).await?;
@@ -613,25 +580,17 @@ impl Log for KafkaLog {
 
     async fn consumed(&self, owner: &str) -> Result<HashMap<TopicPartition, Offset>> {
         // This process's own commits come back a little later.
-        let ours = self.owners.lock().get(owner).cloned();
-        let newest = self.followed().claims.read().get(owner.as_bytes()).copied();
-        let ours = ours.filter(|ours| newest.is_none_or(|newest| newest <= ours.token as i64));
-        Ok(match ours {
-            Some(ours) => offsets_of(&ours.consumed.lock()),
-            None => offsets_of(&self.consumed_by(owner)),
-        })
+        let ours = self.owners.consumed(owner);
+        Ok(ours.unwrap_or_else(|| offsets_of(&self.followed().consumed_by(owner))))
     }
 
     async fn release(&self, owner: &str) -> Result<()> {
-        self.owners.lock().remove(owner);
-        let (connection, id) = (self.cluster.connection.clone(), self.names.owner(owner));
-        let record = self.record(&self.names.owners(), prefixed(ENTRY, owner.as_bytes()), None);
-        let forgotten = blocking(move || {
-            let transactions = Transactions::open(&connection, &id, &record.topic)?;
-            transactions.write(&[record]).map_err(Failure::into_error)
-        });
-        let placed = forgotten.await?;
-        self.followed().wait(&self.names.owners(), placed[0]).await
+        let nothing = self.record(&self.names.owners(), prefixed(ENTRY, owner.as_bytes()), None);
+        self.owners.release(owner, nothing).await
+    }
+
+    fn left(&self, process: &str) {
+        self.owners.left(process);
     }
 
     async fn state(&self, table: &str) -> Result<Arc<dyn StateTable>> {

@@ -228,6 +228,9 @@ pub trait Log: std::fmt::Debug + Send + Sync + 'static {
     /// Forgets what the owner consumed.
     async fn release(&self, owner: &str) -> Result<()>;
 
+    /// A process that shares this log has left, or is taken for it: nobody waits for it to give up what it has claimed.
+    fn left(&self, _process: &str) {}
+
     /// Opens a state table, creating it if it isn't there.
     async fn state(&self, table: &str) -> Result<Arc<dyn StateTable>>;
 

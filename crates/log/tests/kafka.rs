@@ -166,6 +166,81 @@ async fn processes_share_a_log() {
     gone.await.unwrap();
 }
 
+/// Commits of many owners are one transaction, and yet each is its own: one that is refused spoils no other, and of one whose work was claimed
+/// anew nothing is written.
+#[tokio::test(flavor = "multi_thread")]
+async fn commits_together_are_each_their_own() {
+    const OWNERS: i64 = 6;
+    const ROUNDS: i64 = 5;
+    let Some(broker) = kafka::shared() else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let log = open(broker, "together", folder.path());
+    log.create_topic(spec()).await.unwrap();
+    let owners: Vec<_> = (0..OWNERS).map(|owner| owner.to_string()).collect();
+    let claims = futures::future::join_all(owners.iter().map(|owner| log.claim(owner))).await;
+    let claims: Vec<_> = claims.into_iter().map(Result::unwrap).collect();
+    let mut expected = Vec::new();
+    for round in 0..ROUNDS {
+        let commits = claims.iter().zip(0..).map(|(claim, owner)| {
+            let mut commit = commit(round * OWNERS + owner);
+            if owner == 0 {
+                // No broker takes that.
+                let large = Some(Bytes::from(vec![0; 40 << 20]));
+                commit.state[0].entries = [(Bytes::from_static(b"large"), large)].into();
+            }
+            log.commit(claim, commit)
+        });
+        let committed = futures::future::join_all(commits).await;
+        for (committed, owner) in committed.into_iter().zip(0..) {
+            assert_eq!(committed.is_ok(), owner != 0, "{owner}: {committed:?}");
+        }
+        expected.extend((1..OWNERS).map(|owner| round * OWNERS + owner));
+    }
+    let mut stored = all(&*log, 0).await;
+    stored.sort_unstable();
+    assert_eq!(stored, expected);
+
+    let (late, anew) = futures::join!(log.commit(&claims[1], commit(100)), log.claim("1"));
+    let has_late = anew.unwrap().consumed == [(TopicPartition::new("numbers", 1), 100)].into();
+    assert_eq!(late.is_ok(), has_late, "{late:?}");
+    assert_eq!(all(&*log, 0).await.contains(&100), has_late);
+    assert!(matches!(
+        log.commit(&claims[1], commit(101)).await,
+        Err(Error::Fenced { .. })
+    ));
+}
+
+/// A process that is taken for gone is not waited for. If it is there after all, it has lost everything, and can claim it again.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_has_left_has_lost_all_it_had() {
+    let Some(broker) = kafka::shared() else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let first = open(broker, "left", &folder.path().join("first"));
+    first.create_topic(spec()).await.unwrap();
+    let second = open(broker, "left", &folder.path().join("second"));
+    let (one, other) = (first.claim("one").await.unwrap(), first.claim("other").await.unwrap());
+    first.commit(&one, commit(1)).await.unwrap();
+    first.commit(&other, commit(2)).await.unwrap();
+    second.state("last").await.unwrap();
+    second.left(first.process());
+    let taken = second.claim("one").await.unwrap();
+    assert_eq!(taken.consumed, [(TopicPartition::new("numbers", 1), 1)].into());
+    let lost = first.commit(&one, commit(3)).await;
+    assert_eq!(lost.unwrap_err().kind(), Kind::Conflict);
+    let mut other = other;
+    while let Err(error) = first.commit(&other, commit(4)).await {
+        assert_eq!(error.kind(), Kind::Conflict);
+        other = first.claim("other").await.unwrap();
+        assert_eq!(other.consumed, [(TopicPartition::new("numbers", 1), 2)].into());
+    }
+    second.commit(&taken, commit(5)).await.unwrap();
+    assert_eq!(all(&*second, 0).await, [1, 2, 4, 5]);
+}
+
 /// A process without its directory, or with one that is damaged, reads everything from the cluster.
 #[tokio::test(flavor = "multi_thread")]
 async fn copies_can_be_made_again() {

@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bytes::Bytes;
-use headwater_event::offset::Offset;
+use headwater_event::offset::{Offset, TopicPartition};
 use parking_lot::{Mutex, RwLock};
 use rdkafka::consumer::Consumer as _;
 use rdkafka::error::KafkaError;
@@ -26,6 +26,7 @@ use crate::kafka::cluster::blocking;
 use crate::kafka::connection::{ANSWER_TIME_MAX, Connection, Consumer};
 use crate::kafka::copies::{Copies, Entry};
 use crate::kafka::names::Names;
+use crate::kafka::owners::{CLAIM, ClaimKey, Claims, Held};
 use crate::kafka::registry::{KnownTable, Registry};
 
 /// What the key of a record begins with, in a state table and among the owners.
@@ -49,6 +50,11 @@ pub(super) struct Consumed {
     pub offset: Offset,
 }
 
+pub(super) fn offsets_of(consumed: &HashMap<TopicPartition, Consumed>) -> HashMap<TopicPartition, Offset> {
+    let offset = |(partition, consumed): (&TopicPartition, &Consumed)| (partition.clone(), consumed.offset);
+    consumed.iter().map(offset).collect()
+}
+
 pub(super) struct Follower {
     pub followed: Arc<Followed>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -57,9 +63,9 @@ pub(super) struct Follower {
 /// What the thread keeps current.
 pub(super) struct Followed {
     pub registry: RwLock<Registry>,
-    pub owners: RwLock<HashMap<Vec<u8>, Vec<Consumed>>>,
-    /// The record of each owner's last claim.
-    pub claims: RwLock<HashMap<Vec<u8>, i64>>,
+    owners: RwLock<HashMap<Vec<u8>, Vec<Consumed>>>,
+    pub claims: RwLock<Claims>,
+    held: Arc<Held>,
     pub copies: Copies,
     /// The record after the last one that was applied, by topic on the cluster.
     applied: watch::Sender<HashMap<Arc<str>, i64>>,
@@ -70,8 +76,8 @@ pub(super) struct Followed {
 }
 
 impl Follower {
-    /// Begins to follow the registry and the owners.
-    pub fn open(connection: &Connection, names: &Names, copies: Copies) -> Result<Self> {
+    /// Begins to follow the registry and the owners. `held` hears of what others claim.
+    pub fn open(connection: &Connection, names: &Names, copies: Copies, held: Arc<Held>) -> Result<Self> {
         let consumer = connection.follower()?;
         let mut from_the_first = TopicPartitionList::new();
         for topic in [names.registry(), names.owners()] {
@@ -82,6 +88,7 @@ impl Follower {
             registry: RwLock::new(Registry::new(names.clone())),
             owners: RwLock::default(),
             claims: RwLock::default(),
+            held,
             copies,
             applied: watch::Sender::default(),
             consumer,
@@ -129,6 +136,21 @@ impl Followed {
             Ok(applied) if there(&applied) => Ok(()),
             Ok(_) | Err(_) => Err(Error::Closed),
         }
+    }
+
+    /// What the owner has consumed of topics that are still there.
+    pub fn consumed_by(&self, owner: &str) -> HashMap<TopicPartition, Consumed> {
+        let (owners, registry) = (self.owners.read(), self.registry.read());
+        let is_there = |consumed: &&Consumed| {
+            let topic = registry.topics.get(consumed.topic.as_str());
+            topic.is_some_and(|topic| topic.id == consumed.id)
+        };
+        let consumed = owners.get(owner.as_bytes()).into_iter().flatten().filter(is_there);
+        let by_partition = consumed.map(|consumed| {
+            let partition = TopicPartition::new(consumed.topic.as_str(), consumed.partition);
+            (partition, consumed.clone())
+        });
+        by_partition.collect()
     }
 
     /// Whenever something was applied.
@@ -207,14 +229,22 @@ impl Followed {
     }
 
     fn note_owner(&self, record: i64, key: &[u8], value: Option<&[u8]>) {
-        let owner = match key.split_first() {
-            Some((&ENTRY, owner)) => owner,
-            Some((&BARRIER, owner)) => {
-                self.claims.write().insert(owner.to_vec(), record);
-                return;
-            }
-            _ => return,
-        };
+        match key.split_first() {
+            Some((&ENTRY, owner)) => self.note_consumed(owner, value),
+            Some((&CLAIM, claim)) => match (ClaimKey::decode(claim), value) {
+                (Some(claim), Some(_)) => {
+                    let mut claims = self.claims.write();
+                    self.held.claimed_elsewhere(&claim, &claims);
+                    claims.made(claim, record);
+                }
+                (Some(claim), None) => self.claims.write().given_up(&claim),
+                (None, _) => tracing::error!(record, "a claim among Headwater's owners is left out: it is unreadable"),
+            },
+            _ => {}
+        }
+    }
+
+    fn note_consumed(&self, owner: &[u8], value: Option<&[u8]>) {
         let mut owners = self.owners.write();
         match value.map(serde_json::from_slice::<Vec<Consumed>>) {
             Some(Ok(consumed)) => {

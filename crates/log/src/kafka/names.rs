@@ -3,7 +3,7 @@
 //! | on the cluster | what |
 //! |---|---|
 //! | `{prefix}._topics` | every topic and state table that was ever made or deleted, in order |
-//! | `{prefix}._owners` | what each owner has consumed, compacted |
+//! | `{prefix}._owners` | who has claimed what, and what each owner has consumed, compacted |
 //! | `{prefix}.{topic}` | the batches of a topic, or its events |
 //! | `{prefix}._state.{table}` | the entries of a state table, compacted |
 //!
@@ -85,9 +85,9 @@ impl Names {
         fitting(format!("{}._state.", self.prefix), name)
     }
 
-    /// The transactional id of an owner, which is any text.
-    pub fn owner(&self, owner: &str) -> String {
-        format!("{}/{owner}", self.prefix)
+    /// The transactional id of a session, in which a process commits.
+    pub fn session(&self, session: &str) -> String {
+        format!("{}/{session}", self.prefix)
     }
 
     /// The transactional id of a process's appends.

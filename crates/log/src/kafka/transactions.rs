@@ -11,7 +11,7 @@ use rdkafka::client::Client;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Message};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext, PurgeConfig};
 
 use crate::error::{Error, Result};
 use crate::kafka::connection::{ANSWER_TIME_MAX, Connection};
@@ -165,6 +165,11 @@ impl Transactions {
         let fatal = matches!(&cause, KafkaError::Transaction(error) if error.is_fatal());
         if fatal {
             return self.broken(&cause);
+        }
+        // What is still on its way has to be answered for first, and nobody else looks for the answers.
+        producer.purge(PurgeConfig::default().queue().inflight());
+        while producer.in_flight_count() > 0 {
+            producer.poll(POLL_TIME);
         }
         match producer.abort_transaction(ANSWER_TIME_MAX) {
             Ok(()) => Failure::Aborted(cause.into()),
