@@ -277,9 +277,9 @@ impl KafkaLog {
 
 /// Appends are in the name of the process, which is the same after a restart.
 fn open_appender(names: &Names, connection: &Connection, process: &str) -> Result<Writer> {
-    let (connection, id, topic) = (connection.clone(), names.appends(process), names.registry());
+    let (connection, ids, topic) = (connection.clone(), names.appends(process), names.registry());
     let name: Arc<str> = process.into();
-    let open = move || Ok((name.clone(), Transactions::open(&connection, &id, &topic)?));
+    let open = move || Ok((name.clone(), Transactions::open_all(&connection, &ids, &topic)?));
     Writer::start("log-appender", Held::new(names.owners()), Box::new(open))
 }
 
@@ -298,7 +298,7 @@ fn session(names: &Names, connection: &Connection, process: &str, appender: &Arc
         };
         let placed = handle.block_on(appender.append(vec![opened]))?;
         let session = format!("{process}.{}", placed[0]);
-        let transactions = Transactions::open(&connection, &names.session(&session), &topic)?;
+        let transactions = Transactions::open_all(&connection, &names.session(&session), &topic)?;
         Ok((session.into(), transactions))
     })
 }

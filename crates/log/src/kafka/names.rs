@@ -20,6 +20,9 @@ const PREFIX_BYTES_MAX: usize = 60;
 use crate::error::{Error, Result};
 use crate::topic::TopicSpec;
 
+/// Those of one writer, which takes them by turns.
+pub(super) type TransactionalIds = [String; 2];
+
 /// The names that begin with a prefix.
 #[derive(Clone, Debug)]
 pub(super) struct Names {
@@ -85,14 +88,14 @@ impl Names {
         fitting(format!("{}._state.", self.prefix), name)
     }
 
-    /// The transactional id of a session, in which a process commits.
-    pub fn session(&self, session: &str) -> String {
-        format!("{}/{session}", self.prefix)
+    /// The transactional ids of a session, in which a process commits.
+    pub fn session(&self, session: &str) -> TransactionalIds {
+        [0, 1].map(|turn| format!("{}/{session}/{turn}", self.prefix))
     }
 
-    /// The transactional id of a process's appends.
-    pub fn appends(&self, process: &str) -> String {
-        format!("{}//{process}", self.prefix)
+    /// The transactional ids of a process's appends.
+    pub fn appends(&self, process: &str) -> TransactionalIds {
+        [0, 1].map(|turn| format!("{}//{process}/{turn}", self.prefix))
     }
 }
 

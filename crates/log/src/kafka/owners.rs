@@ -1,7 +1,7 @@
 //! In whose name this process commits, and how work changes hands.
 //!
-//! All commits of a process go through one writer, so that those of many tasks are one transaction. Its transactional id is that of a *session*,
-//! which nobody else ever has: whoever takes over the id of a session ends it for good, and with it all claims that were made in it.
+//! All commits of a process go through one writer, so that those of many tasks are one transaction. Its transactional ids are those of a *session*,
+//! which nobody else ever has: whoever takes over the ids of a session ends it for good, and with it all claims that were made in it.
 //!
 //! Claims are records among the owners, in an order that all processes agree on. Of an owner's claims the last one counts:
 //! 1. Whoever claims writes a record, and looks at what stands before it.
@@ -344,12 +344,12 @@ impl Owners {
             return Ok(());
         }
         tracing::info!(%session, "what another process did, or this one did before, is taken over: its session is ended");
-        let (connection, id, topic) = (
+        let (connection, ids, topic) = (
             self.connection.clone(),
             self.names.session(session),
             self.held.topic.clone(),
         );
-        blocking(move || Transactions::open(&connection, &id, &topic).map(drop)).await?;
+        blocking(move || Transactions::open_all(&connection, &ids, &topic).map(drop)).await?;
         ended.insert(session.clone());
         Ok(())
     }

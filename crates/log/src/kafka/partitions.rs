@@ -160,18 +160,24 @@ impl Partitions {
                 bytes += batch.memory_bytes();
                 batches.push(batch);
             }
-            let (next, at_end) = lease.seen();
             let has_some = !batches.is_empty();
-            if has_some && bytes >= bytes_max || next > ours && (has_some || at_end) {
+            if has_some && bytes >= bytes_max {
+                return Ok(batches);
+            }
+            let Some((next, at_end)) = lease.seen() else {
+                continue;
+            };
+            if next > ours && (has_some || at_end) {
                 return Ok(batches);
             }
             let end = match asked {
                 Some(end) => end,
                 None => *asked.insert(self.bounds(place).await?.1),
             };
-            // A record of ours is followed by the mark of its transaction, so the last one before the end isn't a record; of others it may be.
+            // A record of ours is followed by the mark of its transaction, so the last one before the end isn't a record, unless another transaction
+            // is open there; of others it may be.
             let may_be_left = batches.is_empty() && place.topic.is_bound() && !self.is_known_end(place, next, end);
-            if next >= end || next + 1 >= end && !may_be_left {
+            if next >= end || next > ours && next + 1 >= end && !may_be_left {
                 return Ok(batches);
             }
             lease.more().await;

@@ -155,10 +155,11 @@ impl Lease<'_> {
         }
     }
 
-    /// The record that comes next, and whether the cluster has said that there was none when it was last asked.
-    pub fn seen(&mut self) -> (i64, bool) {
+    /// The record that comes next, and whether the cluster has said that there was none when it was last asked. Nothing where there is something
+    /// to hand out, which was fetched since there wasn't.
+    pub fn seen(&mut self) -> Option<(i64, bool)> {
         let fetched = self.reader().ahead.fetched.lock();
-        (fetched.next, fetched.at_end && fetched.records.is_empty())
+        fetched.records.is_empty().then_some((fetched.next, fetched.at_end))
     }
 
     /// Returns when something was fetched, or may have been.

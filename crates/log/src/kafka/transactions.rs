@@ -106,6 +106,21 @@ impl Transactions {
         })
     }
 
+    /// Takes several over.
+    pub fn open_all(connection: &Connection, ids: &[String], topic: &str) -> Result<Vec<Self>> {
+        std::thread::scope(|scope| {
+            let opening = ids
+                .iter()
+                .map(|id| scope.spawn(move || Self::open(connection, id, topic)));
+            let opening: Vec<_> = opening.collect();
+            let opened = opening.into_iter().map(|opening| {
+                let opened = opening.join();
+                opened.map_err(|_| Error::Kafka("opening transactions panicked".to_owned()))?
+            });
+            opened.collect()
+        })
+    }
+
     /// Writes all records or none, and answers where each stands. Blocks until the cluster has decided.
     pub fn write(&self, records: &[Record]) -> Result<Vec<i64>, Failure> {
         let producer = self.producer.lock();

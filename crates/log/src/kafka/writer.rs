@@ -1,7 +1,11 @@
 //! A thread that writes: what waits together is one transaction, as a transaction costs the same whatever is in it.
 //!
-//! A process has two of them. One appends, under an id that is the process's for ever, so that after a restart the unfinished appends of
-//! before are gone at once. The other one commits, under a new id whenever it begins; see `owners`.
+//! A process has two of them. One appends, under ids that are the process's for ever, so that after a restart the unfinished appends of
+//! before are gone at once. The other one commits, under new ids whenever it begins; see `owners`.
+//!
+//! There is one transaction at a time, in the order in which writes came: two at a time take twice as long, where the brokers are busy. But they are
+//! under two ids by turns. When a transaction is committed the brokers still have to mark it everywhere, and a client whose next one has the same id
+//! waits, in steps of 20 ms.
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -25,7 +29,7 @@ const CLOSE_POLLS_MAX: usize = 2500;
 const CLOSE_POLL_TIME: Duration = Duration::from_millis(2);
 
 /// Makes transactions possible, and says under what name.
-pub(super) type Open = Box<dyn Fn() -> Result<(Arc<str>, Transactions)> + Send>;
+pub(super) type Open = Box<dyn Fn() -> Result<(Arc<str>, Vec<Transactions>)> + Send>;
 
 /// Is told where each record stands, on a thread that may block.
 pub(super) type Done = Box<dyn FnOnce(Result<Vec<i64>, Failure>) + Send>;
@@ -54,6 +58,7 @@ impl Writer {
             held,
             open,
             transactions: None,
+            turn: 0,
             session: Arc::clone(&session),
             handle: Handle::current(),
         };
@@ -139,7 +144,9 @@ struct Thread {
     writes: mpsc::Receiver<Write>,
     held: Arc<Held>,
     open: Open,
-    transactions: Option<(Arc<str>, Transactions)>,
+    /// Under what name, and by turns.
+    transactions: Option<(Arc<str>, Vec<Transactions>)>,
+    turn: usize,
     session: Arc<Mutex<Option<Arc<str>>>>,
     handle: Handle,
 }
@@ -226,7 +233,9 @@ impl Thread {
     }
 
     fn transact(&mut self, records: &[Record]) -> Result<Vec<i64>, Failure> {
-        let Some((_, transactions)) = &self.transactions else {
+        self.turn += 1;
+        let by_turns = self.transactions.as_ref().map(|(_, by_turns)| by_turns);
+        let Some(transactions) = by_turns.and_then(|by_turns| by_turns.get(self.turn % by_turns.len().max(1))) else {
             return Err(Failure::Broken(Error::Closed));
         };
         let written = transactions.write(records);
