@@ -24,3 +24,4 @@ pub mod within;
 mod activity;
 mod address;
 mod cluster;
+mod postgres;

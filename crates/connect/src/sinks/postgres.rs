@@ -7,8 +7,6 @@
 //! 3. What the table refuses (a constraint, a number that is too large) is found by halving within savepoints: the rest goes in. The promise
 //!    names those rows, for they are dead letters already when the transaction is committed, or tried again.
 
-mod columns;
-mod connection;
 mod position;
 mod table;
 
@@ -23,11 +21,12 @@ use tokio_postgres::{Client, CopyInSink, Statement};
 
 use crate::address::{Address, Unconnected};
 use crate::options::{About, Options, Refusal};
+use crate::postgres::columns::{Type, Values, mappings};
+use crate::postgres::connection::{connect, is_of, sentence};
+use crate::postgres::name::{Name, quoted, said};
 use crate::sink::{Offsets, Opened, Promise, Rows, Sink, Start, Undeliverable};
-use crate::sinks::postgres::columns::{Type, Values, mappings};
-use crate::sinks::postgres::connection::{connect, is_of, sentence};
 use crate::sinks::postgres::position::{Position, session_name};
-use crate::sinks::postgres::table::{Column, Name, Table, Wanted, quoted, said};
+use crate::sinks::postgres::table::{Column, Table, Wanted};
 use crate::sinks::refused::Refused;
 use crate::sinks::{Reads, last_changes};
 use crate::source::Error;

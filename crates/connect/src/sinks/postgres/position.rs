@@ -7,8 +7,8 @@
 
 use tokio_postgres::Client;
 
+use crate::postgres::name::{Name, is_there, quoted, said};
 use crate::sink::Offsets;
-use crate::sinks::postgres::table::{Name, is_there, quoted, said};
 use crate::source::Error;
 
 const TABLE: &str = "headwater_delivery";

@@ -5,19 +5,12 @@ use std::collections::BTreeSet;
 
 use tokio_postgres::Client;
 
-use crate::sinks::postgres::columns::{Mapping, Type};
-use crate::sinks::postgres::connection::sentence;
+use crate::postgres::columns::{Mapping, Type};
+use crate::postgres::name::{Name, is_there, quoted, said};
 use crate::source::Error;
 
 /// From this version on an index can take NULLs for equal: `server_version_num`.
 const NULLS_NOT_DISTINCT: i32 = 150_000;
-
-/// The name of a table as it stands in SQL: `"schema"."table"`.
-#[derive(Clone, Debug)]
-pub(super) struct Name {
-    pub(super) schema: Option<String>,
-    pub(super) table: String,
-}
 
 /// A column of the rows.
 pub(super) struct Column {
@@ -40,53 +33,6 @@ pub(super) struct Table {
     pub(super) types: Vec<Type>,
     /// Their types in SQL.
     pub(super) declared: Vec<String>,
-}
-
-impl Name {
-    /// `table` or `schema.table`.
-    pub(super) fn parse(text: &str) -> Option<Self> {
-        let (schema, table) = match text.split_once('.') {
-            Some((schema, table)) => (Some(schema), table),
-            None => (None, text),
-        };
-        let is_name = |name: &str| !name.is_empty() && !name.contains(['.', '\0']);
-        (is_name(table) && schema.is_none_or(is_name)).then(|| Self {
-            schema: schema.map(str::to_owned),
-            table: table.to_owned(),
-        })
-    }
-
-    pub(super) fn sql(&self) -> String {
-        match &self.schema {
-            Some(schema) => format!("{}.{}", quoted(schema), quoted(&self.table)),
-            None => quoted(&self.table),
-        }
-    }
-
-    /// Another table beside this one.
-    pub(super) fn beside(&self, table: &str) -> Self {
-        Self {
-            schema: self.schema.clone(),
-            table: table.to_owned(),
-        }
-    }
-}
-
-pub(super) fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
-/// What the server says, for people.
-pub(super) fn said(error: tokio_postgres::Error) -> Error {
-    Error::outside(format!("Postgres: {}", sentence(&error)))
-}
-
-/// Whether there is a table (or what else has columns) of that name.
-pub(super) async fn is_there(client: &Client, name: &Name) -> Result<bool, Error> {
-    let row = client
-        .query_one("SELECT to_regclass($1) IS NOT NULL", &[&name.sql()])
-        .await;
-    Ok(row.map_err(said)?.get(0))
 }
 
 impl Wanted {

@@ -49,7 +49,7 @@ const MODES: [(&str, Encryption); 5] = [
 ];
 
 /// `url` has its secrets, `name` is what the server shows of whoever is connected.
-pub(super) async fn connect(url: &str, name: &str) -> Result<Client, Unconnected> {
+pub(crate) async fn connect(url: &str, name: &str) -> Result<Client, Unconnected> {
     let (mut config, encryption) = parse(url).map_err(|why| Unconnected::Refused(Error::outside(why)))?;
     config
         .application_name(name)
@@ -87,7 +87,7 @@ pub(super) async fn connect(url: &str, name: &str) -> Result<Client, Unconnected
 }
 
 /// The library's error for people, with what the server said.
-pub(super) fn sentence(error: &tokio_postgres::Error) -> String {
+pub(crate) fn sentence(error: &tokio_postgres::Error) -> String {
     if let Some(said) = error.as_db_error() {
         let detail = said.detail().map_or_else(String::new, |detail| format!(": {detail}"));
         return format!("{}{detail}", said.message());
@@ -102,7 +102,7 @@ pub(super) fn sentence(error: &tokio_postgres::Error) -> String {
 }
 
 /// Whether it is the server's, of one of these classes of SQLSTATEs.
-pub(super) fn is_of(error: &tokio_postgres::Error, classes: &[&str]) -> bool {
+pub(crate) fn is_of(error: &tokio_postgres::Error, classes: &[&str]) -> bool {
     let is_of = |code: &SqlState| classes.iter().any(|class| code.code().starts_with(class));
     error.code().is_some_and(is_of)
 }

@@ -17,16 +17,16 @@ use headwater_schema::encode::JsonRows;
 use headwater_schema::types::{field_type_name, is_json};
 
 /// Between 1970 and 2000, where Postgres begins to count.
-const EPOCH_DAYS: i32 = 10_957;
-const EPOCH_MICROS: i64 = 946_684_800_000_000;
+pub(crate) const EPOCH_DAYS: i32 = 10_957;
+pub(crate) const EPOCH_MICROS: i64 = 946_684_800_000_000;
 const NULL: i32 = -1;
 const JSONB_VERSION: u8 = 1;
 /// Of numbers in base 10,000.
-const SIGN_MINUS: u16 = 0x4000;
+pub(crate) const SIGN_MINUS: u16 = 0x4000;
 
 /// How a value of a table's column is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Form {
+pub(crate) enum Form {
     Bool,
     Int2,
     Int4,
@@ -48,7 +48,7 @@ pub(super) enum Form {
 
 /// A type of Postgres's: a [`Form`], or an array of them with the elements' type.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Type {
+pub(crate) enum Type {
     One(Form),
     Array(Form, u32),
 }
@@ -78,16 +78,16 @@ const JSONB: Known = ("jsonb", 3802, Form::Jsonb);
 const JSON_TEXT: Known = ("text", 25, Form::Json);
 
 /// What a column of rows goes into.
-pub(super) struct Mapping {
+pub(crate) struct Mapping {
     /// The type of the column in a table that is made, as SQL has it.
-    pub(super) declared: String,
+    pub(crate) declared: String,
     is_array: bool,
     known: &'static [Known],
 }
 
 impl Mapping {
     /// None if there is no type of Postgres's for the field.
-    pub(super) fn of(field: &Field) -> Option<Self> {
+    pub(crate) fn of(field: &Field) -> Option<Self> {
         let (declared, known) = match scalar(field) {
             Some(scalar) => scalar,
             None => match field.data_type() {
@@ -113,7 +113,7 @@ impl Mapping {
     }
 
     /// How values are written to a column whose type has this name in `pg_type`, if they can.
-    pub(super) fn type_of(&self, name: &str) -> Option<Type> {
+    pub(crate) fn type_of(&self, name: &str) -> Option<Type> {
         let element = match self.is_array {
             true => name.strip_prefix('_')?,
             false => name,
@@ -126,7 +126,7 @@ impl Mapping {
     }
 
     /// The types that a column may have, for people.
-    pub(super) fn accepted(&self) -> String {
+    pub(crate) fn accepted(&self) -> String {
         let suffix = if self.is_array { "[]" } else { "" };
         let names: Vec<_> = self.known.iter().map(|(name, ..)| format!("{name}{suffix}")).collect();
         names.join(" or ")
@@ -160,7 +160,7 @@ fn scalar(field: &Field) -> Option<(String, &'static [Known])> {
 }
 
 /// The columns of a batch, ready to be written.
-pub(super) struct Values {
+pub(crate) struct Values {
     columns: Vec<Value>,
     /// For columns that are written as JSON and aren't text.
     json: Option<JsonRows>,
@@ -175,7 +175,7 @@ struct Value {
 
 impl Values {
     /// `columns` are places in the rows, with how they are written.
-    pub(super) fn new(rows: &RecordBatch, columns: &[(usize, Type)]) -> Result<Self, ArrowError> {
+    pub(crate) fn new(rows: &RecordBatch, columns: &[(usize, Type)]) -> Result<Self, ArrowError> {
         let value = |(place, column): &(usize, Type)| {
             let array = rows.column(*place);
             let data_type = match column {
@@ -201,7 +201,7 @@ impl Values {
     }
 
     /// Appends a row, with its number of fields; `flag` is one more, after the others.
-    pub(super) fn write(&self, row: usize, flag: Option<bool>, out: &mut Vec<u8>) {
+    pub(crate) fn write(&self, row: usize, flag: Option<bool>, out: &mut Vec<u8>) {
         let fields = self.columns.len() + usize::from(flag.is_some());
         // A table has 1600 columns at most, which was seen when it was made.
         out.extend((fields as i16).to_be_bytes());
@@ -243,7 +243,7 @@ impl Value {
 
 impl Form {
     /// The Arrow type that it is written from.
-    fn arrow(self, found: &DataType) -> DataType {
+    pub(crate) fn arrow(self, found: &DataType) -> DataType {
         match self {
             Self::Bool => DataType::Boolean,
             Self::Int2 => DataType::Int16,
@@ -311,7 +311,7 @@ fn with_length(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
 }
 
 /// Dimensions, whether there are NULLs, the elements' type; of the one dimension its length and its first index; the elements.
-fn array(elements: &dyn Array, form: Form, number: u32, out: &mut Vec<u8>) {
+pub(crate) fn array(elements: &dyn Array, form: Form, number: u32, out: &mut Vec<u8>) {
     let is_empty = elements.is_empty();
     out.extend(i32::from(!is_empty).to_be_bytes());
     out.extend(i32::from(elements.null_count() > 0).to_be_bytes());
@@ -331,7 +331,7 @@ fn array(elements: &dyn Array, form: Form, number: u32, out: &mut Vec<u8>) {
 
 /// A number as Postgres has it: how many digits in base 10,000, the weight of the first one, the sign, how many decimal places are shown, and
 /// the digits.
-fn numeric(value: u128, is_negative: bool, scale: u8, out: &mut Vec<u8>) {
+pub(crate) fn numeric(value: u128, is_negative: bool, scale: u8, out: &mut Vec<u8>) {
     let unit = 10_u128.pow(u32::from(scale));
     let (mut whole, mut fraction) = (value / unit, value % unit);
     let mut digits: Vec<u16> = Vec::with_capacity(20);
@@ -370,7 +370,7 @@ fn numeric(value: u128, is_negative: bool, scale: u8, out: &mut Vec<u8>) {
 }
 
 /// The types of a table's columns for rows of these fields; or the first field that has none.
-pub(super) fn mappings<'a>(fields: impl Iterator<Item = &'a Field>) -> Result<Vec<Mapping>, String> {
+pub(crate) fn mappings<'a>(fields: impl Iterator<Item = &'a Field>) -> Result<Vec<Mapping>, String> {
     let mapping = |field: &Field| {
         let unknown = || {
             format!(
