@@ -34,6 +34,7 @@ pub enum Object {
     View(View),
     Source(Source),
     Sink(Sink),
+    Table(Table),
 }
 
 /// A stream: events from outside, or the rows of a continuous query.
@@ -95,6 +96,18 @@ pub struct Source {
 pub struct Sink {
     /// The stream or view that it reads, by name.
     pub reads: String,
+    pub connector: String,
+    /// As they were written, but for `connector`; numbers and booleans as text.
+    pub options: BTreeMap<String, String>,
+}
+
+/// A table that is kept elsewhere: queries look its rows up by its key. What the options mean is its connector's business.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Table {
+    /// Those that queries may refer to; there may be more.
+    pub columns: Vec<Column>,
+    /// The columns that name a row; at least one.
+    pub key: Vec<String>,
     pub connector: String,
     /// As they were written, but for `connector`; numbers and booleans as text.
     pub options: BTreeMap<String, String>,
@@ -235,28 +248,35 @@ impl Definition {
     pub fn stream(&self) -> Option<&Stream> {
         match &self.object {
             Object::Stream(stream) => Some(stream),
-            Object::View(_) | Object::Source(_) | Object::Sink(_) => None,
+            Object::View(_) | Object::Source(_) | Object::Sink(_) | Object::Table(_) => None,
         }
     }
 
     pub fn view(&self) -> Option<&View> {
         match &self.object {
             Object::View(view) => Some(view),
-            Object::Stream(_) | Object::Source(_) | Object::Sink(_) => None,
+            Object::Stream(_) | Object::Source(_) | Object::Sink(_) | Object::Table(_) => None,
         }
     }
 
     pub fn source(&self) -> Option<&Source> {
         match &self.object {
             Object::Source(source) => Some(source),
-            Object::Stream(_) | Object::View(_) | Object::Sink(_) => None,
+            Object::Stream(_) | Object::View(_) | Object::Sink(_) | Object::Table(_) => None,
         }
     }
 
     pub fn sink(&self) -> Option<&Sink> {
         match &self.object {
             Object::Sink(sink) => Some(sink),
-            Object::Stream(_) | Object::View(_) | Object::Source(_) => None,
+            Object::Stream(_) | Object::View(_) | Object::Source(_) | Object::Table(_) => None,
+        }
+    }
+
+    pub fn table(&self) -> Option<&Table> {
+        match &self.object {
+            Object::Table(table) => Some(table),
+            Object::Stream(_) | Object::View(_) | Object::Source(_) | Object::Sink(_) => None,
         }
     }
 
@@ -269,7 +289,7 @@ impl Definition {
         match &self.object {
             Object::Stream(stream) => stream.query.as_ref(),
             Object::View(view) => Some(&view.query),
-            Object::Source(_) | Object::Sink(_) => None,
+            Object::Source(_) | Object::Sink(_) | Object::Table(_) => None,
         }
     }
 
@@ -289,16 +309,17 @@ impl Definition {
         match &self.object {
             Object::Stream(stream) => &stream.schema.columns,
             Object::View(view) => &view.columns,
+            Object::Table(table) => &table.columns,
             Object::Source(_) | Object::Sink(_) => &[],
         }
     }
 
-    /// 0 for a source or a sink.
+    /// 0 for what has no topic.
     pub fn partitions(&self) -> u32 {
         match &self.object {
             Object::Stream(stream) => stream.partitions,
             Object::View(view) => view.partitions,
-            Object::Source(_) | Object::Sink(_) => 0,
+            Object::Source(_) | Object::Sink(_) | Object::Table(_) => 0,
         }
     }
 
@@ -306,24 +327,27 @@ impl Definition {
         match &self.object {
             Object::Stream(stream) => stream.http_path.as_deref(),
             Object::View(view) => view.http_path.as_deref(),
-            Object::Source(_) | Object::Sink(_) => None,
+            Object::Source(_) | Object::Sink(_) | Object::Table(_) => None,
         }
     }
 
-    /// "stream", "view", "source" or "sink".
+    /// "stream", "view", "source", "sink" or "table".
     pub fn kind(&self) -> &'static str {
         match &self.object {
             Object::Stream(_) => "stream",
             Object::View(_) => "view",
             Object::Source(_) => "source",
             Object::Sink(_) => "sink",
+            Object::Table(_) => "table",
         }
     }
 
-    /// The topic of a stream's events, or of a view's changes. A source or a sink has none.
+    /// The topic of a stream's events, or of a view's changes. Other objects have none.
     pub fn topic(&self) -> String {
         match &self.object {
-            Object::Stream(_) | Object::Source(_) | Object::Sink(_) => format!("{}-{}", self.name, self.id),
+            Object::Stream(_) | Object::Source(_) | Object::Sink(_) | Object::Table(_) => {
+                format!("{}-{}", self.name, self.id)
+            }
             Object::View(_) => format!("{}-{}.changes", self.name, self.id),
         }
     }

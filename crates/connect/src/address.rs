@@ -23,7 +23,7 @@ impl Address {
         let refused = |message: String| Refusal::new(About::Option("url".to_owned()), message).hint(example);
         let text = options
             .text("url")
-            .ok_or_else(|| Refusal::new(About::Statement, "the sink needs the url of its server").hint(example))?;
+            .ok_or_else(|| Refusal::new(About::Statement, "the url of the server is missing").hint(example))?;
         let pieces = pieces(text).map_err(|why| refused(format!("the option url: {why}")))?;
         if let [reference] = pieces.as_slice()
             && reference.is_reference()

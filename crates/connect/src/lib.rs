@@ -5,11 +5,15 @@
 //! together with the position behind them, so that no restart loses or repeats any. It knows nothing of SQL,
 //! and nothing of what reads the stream. The same loop looks for what stands in topics of others and is no event ([`intake`]).
 //!
+//! A table is asked for rows by key, whenever queries need them: [`lookup`] has the connectors' table, the caches, and what happens
+//! while a server doesn't answer.
+//!
 //! A sink takes rows and makes them durable elsewhere ([`sink::Sink`]). The loop around it is in [`delivery`]: reading the
 //! log, retries, metrics, dead letters, and the commit of the position together with what the sink has promised.
 
 pub mod delivery;
 pub mod intake;
+pub mod lookup;
 pub mod options;
 pub mod random;
 pub mod reference;

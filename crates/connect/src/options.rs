@@ -1,4 +1,4 @@
-//! The options of a source or a sink: read one after the other by its connector, and those that nobody has
+//! The options of a source, a sink or a table: read one after the other by its connector, and those that nobody has
 //! read are unknown.
 
 use std::collections::BTreeMap;
@@ -9,7 +9,7 @@ use headwater_catalog::snapshot::nearest;
 use headwater_event::clock::Micros;
 use headwater_schema::{calendar, size, span};
 
-/// What is wrong with the definition of a source or a sink.
+/// What is wrong with the definition of a source, a sink or a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     pub about: About,
@@ -29,6 +29,8 @@ pub enum About {
     Format,
     /// What a source writes into, or a sink reads.
     Stream,
+    /// A column of a table.
+    Column(String),
     /// Something isn't there.
     Statement,
 }

@@ -9,6 +9,7 @@ use headwater_log::{Log, StateTable, StateWrite};
 
 use crate::error::{Error, Result};
 use crate::holdings::Held;
+use crate::lookup::Tables;
 use crate::operators::salvage::by_rows;
 use crate::operators::{Operator, Rejected, Saved, StateChanges, build, has_state, output_schema};
 use crate::plan::{self, Output, Stage};
@@ -63,12 +64,13 @@ impl Chain {
         partition: u32,
         watermark: Option<Micros>,
         caches: &Room,
+        tables: Option<&dyn Tables>,
     ) -> Result<Self> {
         let mut steps = Vec::with_capacity(stage.operators.len());
         let mut schema = stage.input.schema.clone();
         let mut watermark = watermark;
         for (place, plan) in stage.operators.iter().enumerate() {
-            let mut operator = build(plan, &schema)?;
+            let mut operator = build(plan, &schema, tables)?;
             let mut state = None;
             if has_state(plan) {
                 let kept_elsewhere = rows_that_keep(plan, &stage.output)?;
@@ -93,7 +95,7 @@ impl Chain {
 
     /// Processes what can be processed: a batch that fails is halved until the rows that are to
     /// blame stand alone.
-    pub fn process(
+    pub async fn process(
         &mut self,
         batch: RecordBatch,
         out: &mut Vec<RecordBatch>,
@@ -102,7 +104,7 @@ impl Chain {
         let mut pending = vec![(0, batch)];
         while let Some((first, batch)) = pending.pop() {
             let rows = batch.num_rows();
-            match self.pass(batch.clone(), out) {
+            match self.pass(batch.clone(), out).await {
                 Ok(()) => {
                     let rejected = self.take_rejected();
                     rejections.extend(rejected.map(|rejected| Rejection { rejected, row: None }));
@@ -129,11 +131,14 @@ impl Chain {
     /// Hands a batch through all operators. Each hands on one batch at most, so where one fails
     /// with an error of rows, those behind it have seen nothing, and those before it, whatever
     /// they do again, have kept nothing.
-    fn pass(&mut self, batch: RecordBatch, out: &mut Vec<RecordBatch>) -> Result<()> {
+    async fn pass(&mut self, batch: RecordBatch, out: &mut Vec<RecordBatch>) -> Result<()> {
         let mut carried = vec![batch];
         for step in &mut self.steps {
             let mut next = Vec::new();
             for batch in carried {
+                if let Some(known) = step.operator.wait_for(&batch) {
+                    known.await?;
+                }
                 step.operator.process(batch, &mut next)?;
             }
             carried = next;
@@ -147,7 +152,7 @@ impl Chain {
     }
 
     /// Ends the epoch.
-    pub fn finish(
+    pub async fn finish(
         &mut self,
         mut watermark: Option<Micros>,
         out: &mut Vec<RecordBatch>,
@@ -158,6 +163,9 @@ impl Chain {
         for step in &mut self.steps {
             let mut next = Vec::new();
             for batch in carried {
+                if let Some(known) = step.operator.wait_for(&batch) {
+                    known.await?;
+                }
                 by_rows(batch, &mut rejected, |rows| {
                     step.operator.process(rows.clone(), &mut next)
                 })?;

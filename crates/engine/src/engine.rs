@@ -33,6 +33,7 @@ use crate::elsewhere;
 use crate::epochs::Epochs;
 use crate::error::{Error, Result};
 use crate::guard::words_of;
+use crate::lookup::Tables;
 use crate::output::Destination;
 use crate::peers::Peers;
 use crate::plan::{LateRows, Output, Pipeline, Stage, TimeSource};
@@ -60,6 +61,8 @@ pub struct EngineOptions {
     pub dead_letters: Option<Arc<str>>,
     /// Which tasks are to run in this process. Those of queries that somebody just looks at all are.
     pub work: Work,
+    /// The tables that are kept elsewhere; without them queries that look rows up there don't run.
+    pub tables: Option<Arc<dyn Tables>>,
 }
 
 /// Starts a task somewhere.
@@ -117,6 +120,7 @@ impl Default for EngineOptions {
             state_cache_bytes_max: 32 * 1024 * 1024,
             dead_letters: Some("dead_letters-0".into()),
             work: Work::all(),
+            tables: None,
         }
     }
 }
@@ -213,10 +217,11 @@ impl Engine {
             let shared = Arc::new(stage.clone());
             let peers = Arc::new(Peers::new(stage.input.partitions));
             let dead_letters = self.dead_letters(&pipeline, stage, &launch).await?;
-            // An epoch of a query that somebody looks at may wait for those of its next stage.
-            let epochs = match launch.listener {
-                Some(_) => self.epochs.of_one_stage(),
-                None => Arc::clone(&self.epochs),
+            // An epoch of a query that somebody looks at may wait for those of its next stage, and one that looks rows up for a
+            // server that is away: others shall not wait for it.
+            let epochs = match launch.listener.is_some() || stage.looks_up() {
+                true => self.epochs.of_one_stage(),
+                false => Arc::clone(&self.epochs),
             };
             let work = match launch.listener {
                 Some(_) => Work::all(),
@@ -245,6 +250,7 @@ impl Engine {
                     trim_every_batches: reads_its_own(&pipeline, number).then_some(launch.trim_every_batches),
                     epochs: Arc::clone(&epochs),
                     caches: self.caches.clone(),
+                    tables: self.options.tables.clone(),
                     peers: Arc::clone(&peers),
                     nudges: nudges.subscribe(),
                     status,

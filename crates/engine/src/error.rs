@@ -21,6 +21,8 @@ pub enum Error {
     State { place: String, what: String },
     #[error("the query can't run: {0}")]
     Plan(String),
+    #[error("it was told to stop while it waited for a table")]
+    Stopped,
     #[error("the task panicked: {0}")]
     Panic(String),
 }

@@ -20,6 +20,7 @@ mod guard;
 pub mod holdings;
 mod keyed;
 pub mod live;
+pub mod lookup;
 mod operators;
 mod origin;
 mod output;

@@ -106,6 +106,7 @@ pub enum Operator {
     ChangelogOver(ChangelogOver),
     Join(Join),
     TemporalJoin(TemporalJoin),
+    Lookup(Lookup),
 }
 
 /// Keeps the rows for which `predicate` is true. On a changelog as on any batch.
@@ -425,6 +426,24 @@ pub struct TemporalJoin {
     pub schema: SchemaRef,
 }
 
+/// Looks up every row's match in a table that is kept elsewhere, by all columns of the table's key, when the row comes. The
+/// input is no changelog: a row that goes again might meet another one than when it came.
+#[derive(Clone, Debug)]
+pub struct Lookup {
+    /// As those call it who run the engine, see [`crate::lookup::Tables`].
+    pub table: Arc<str>,
+    /// Columns of the input, in the order and of the types of the table's key. A key with a NULL in it matches nothing.
+    pub keys: Vec<usize>,
+    /// The columns of the table that are part of the result.
+    pub columns: Vec<usize>,
+    /// Rows without a match are part of the result.
+    pub keeps_unmatched: bool,
+    /// Over the columns of the result: must be true for the row that was found to be a match.
+    pub filter: Option<Arc<dyn PhysicalExpr>>,
+    /// The input's columns, then the table's.
+    pub schema: SchemaRef,
+}
+
 #[derive(Clone, Debug)]
 pub struct JoinSide {
     /// Its columns in the input, in their order.
@@ -539,6 +558,12 @@ impl Pipeline {
 }
 
 impl Stage {
+    /// Whether it waits for tables that are kept elsewhere.
+    pub fn looks_up(&self) -> bool {
+        let mut operators = self.operators.iter();
+        operators.any(|operator| matches!(operator, Operator::Lookup(_)))
+    }
+
     /// The number of the state table of the operator at this place.
     pub fn table(&self, place: usize) -> usize {
         let before = self.operators[..place].iter().filter(|operator| has_state(operator));

@@ -34,7 +34,8 @@ use crate::dead_letter::DeadLetterOffice;
 use crate::elsewhere;
 use crate::epoch::Epoch;
 use crate::epochs::{EpochRoom, Epochs};
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::lookup::Tables;
 use crate::operators::closes_by_time;
 use crate::origin::{Origin, gathered};
 use crate::output::{Announcement, Destination};
@@ -72,6 +73,7 @@ pub struct Assignment {
     pub trim_every_batches: Option<usize>,
     pub epochs: Arc<Epochs>,
     pub caches: Room,
+    pub tables: Option<Arc<dyn Tables>>,
     pub peers: Arc<Peers>,
     /// Requests to look at everything again, numbered.
     pub nudges: watch::Receiver<u64>,
@@ -168,7 +170,8 @@ impl<'a> Task<'a> {
         recall_peers(is, &*table)?;
         let stage = (&*is.pipeline, is.number);
         let watermark = time.watermark();
-        let chain = Chain::open(&*is.log, stage, &is.stage, is.partition, watermark, &is.caches).await?;
+        let tables = is.tables.as_deref();
+        let chain = Chain::open(&*is.log, stage, &is.stage, is.partition, watermark, &is.caches, tables).await?;
         let known = claim.consumed.get(&input).copied();
         let mut task = Task {
             next: known.unwrap_or(0),
@@ -268,7 +271,7 @@ impl<'a> Task<'a> {
             producers.advance();
         }
         for gathered in gathered(&batches)? {
-            self.process(&gathered.origin, gathered.rows, &mut epoch)?;
+            self.process(&gathered.origin, gathered.rows, &mut epoch).await?;
         }
         if epoch.rows_read > 0 {
             self.last_input = self.is.clock.elapsed();
@@ -318,7 +321,7 @@ impl<'a> Task<'a> {
         Ok(())
     }
 
-    fn process(&mut self, origin: &Origin, rows: RecordBatch, epoch: &mut Epoch) -> Result<()> {
+    async fn process(&mut self, origin: &Origin, rows: RecordBatch, epoch: &mut Epoch) -> Result<()> {
         epoch.rows_read += rows.num_rows() as u64;
         let (rows, which) = self.admit(origin, rows, epoch)?;
         if rows.num_rows() == 0 {
@@ -326,7 +329,8 @@ impl<'a> Task<'a> {
         }
         let mut out = Vec::new();
         let mut rejections = Vec::new();
-        self.chain.process(rows, &mut out, &mut rejections)?;
+        let processed = self.chain.process(rows, &mut out, &mut rejections);
+        unless_stopped(self.is, processed).await?;
         let first = Place {
             partition: self.is.partition,
             offset: origin.offset(0),
@@ -379,7 +383,8 @@ impl<'a> Task<'a> {
     async fn finish(&mut self, mut epoch: Epoch, room: Option<EpochRoom>) -> Result<()> {
         let mut out = Vec::new();
         let mut rejections = Vec::new();
-        self.chain.finish(self.time.watermark(), &mut out, &mut rejections)?;
+        let finished = self.chain.finish(self.time.watermark(), &mut out, &mut rejections);
+        unless_stopped(self.is, finished).await?;
         if self.next != self.committed {
             self.flushed_rows = 0;
         }
@@ -561,6 +566,16 @@ impl<'a> Task<'a> {
     fn until_idle(&self) -> Duration {
         let silent = self.is.clock.elapsed().saturating_sub(self.last_input);
         self.is.stage.input.idle_timeout.saturating_sub(silent)
+    }
+}
+
+/// What is only waited for until the task is told to stop. An epoch that was cut off is not committed, and comes again.
+async fn unless_stopped(is: &Assignment, work: impl Future<Output = Result<()>>) -> Result<()> {
+    tokio::select! {
+        // What needs no waiting is done.
+        biased;
+        done = work => done,
+        () = is.stop.cancelled() => Err(Error::Stopped),
     }
 }
 

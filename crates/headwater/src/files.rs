@@ -50,6 +50,7 @@ pub fn without_what_is_there(file: &SqlFile, catalog: &Snapshot) -> String {
             Kind::CreateView(create) => &create.name,
             Kind::CreateSource(create) => &create.name,
             Kind::CreateSink(create) => &create.name,
+            Kind::CreateTable(create) => &create.name,
             _ => continue,
         };
         let known = catalog.get(&name.value);

@@ -14,6 +14,7 @@ use headwater_catalog::definition::DEAD_LETTERS;
 use headwater_catalog::snapshot::Change;
 use headwater_catalog::store::{Catalog, Error as CatalogError};
 use headwater_connect::delivery::Sinks;
+use headwater_connect::lookup::Lookups;
 use headwater_connect::runtime::Sources;
 use headwater_connect::shared::Shared as ConnectShared;
 use headwater_connect::within::Within;
@@ -42,9 +43,10 @@ use crate::cluster::{Cluster, Intake, Part, Process};
 use crate::config::{Config, memory};
 use crate::files::{self, SqlFile};
 use crate::grpc;
-use crate::processor::Processor;
+use crate::processor::{Connectors, Processor};
 use crate::routes::{self, Readiness};
 use crate::storage::Storage;
+use crate::tables::Tables;
 
 /// After the log couldn't be read.
 const FOLLOW_AGAIN_AFTER: Duration = Duration::from_secs(1);
@@ -125,7 +127,9 @@ impl Core {
         create_dead_letters(&catalog).await?;
 
         let dead_letters: Option<Arc<str>> = catalog.snapshot().get(DEAD_LETTERS).map(|stream| stream.topic().into());
+        let lookups = Lookups::new(Arc::clone(&clock), within(config)?);
         let options = EngineOptions {
+            tables: Some(Arc::new(Tables(Arc::clone(&lookups)))),
             threads: config.engine.threads,
             epochs_bytes_max: as_size(share.epochs),
             state_cache_bytes_max: as_size(share.state_caches),
@@ -147,13 +151,18 @@ impl Core {
         let sources = Sources::new(config.engine.threads, shared.clone()).map_err(StartError::Threads)?;
         let sinks = Sinks::new(config.engine.threads, shared).map_err(StartError::Threads)?;
 
+        let connectors = Connectors {
+            sources: Arc::clone(&sources),
+            sinks: Arc::clone(&sinks),
+            lookups: Arc::clone(&lookups),
+        };
+
         let forward = part.forward.clone();
         let processor = Processor::new(
             Arc::clone(&catalog),
             Arc::clone(&log),
             Arc::clone(&engine),
-            Arc::clone(&sources),
-            Arc::clone(&sinks),
+            connectors,
             part,
             Arc::clone(&clock),
         );
@@ -185,6 +194,7 @@ impl Core {
             engine: Arc::clone(&engine),
             sources,
             sinks,
+            lookups,
             clock: Arc::clone(&clock),
             ids,
             applied: processor.applied(),

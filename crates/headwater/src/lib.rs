@@ -11,3 +11,4 @@ pub mod processor;
 pub mod routes;
 pub mod status;
 pub mod storage;
+mod tables;

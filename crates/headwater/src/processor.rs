@@ -16,6 +16,7 @@ use headwater_catalog::snapshot::Snapshot;
 use headwater_catalog::store::Catalog;
 use headwater_connect::delivery::{self, Sinks};
 use headwater_connect::intake;
+use headwater_connect::lookup::Lookups;
 use headwater_connect::runtime::{self, Sources};
 use headwater_engine::engine::{Engine, Running};
 use headwater_engine::plan::Pipeline;
@@ -40,6 +41,13 @@ use crate::cluster::balance::Unit;
 use crate::cluster::roles::Role;
 use crate::cluster::{Intake, Part};
 
+/// Ways in from elsewhere, out to it, and to tables there.
+pub struct Connectors {
+    pub sources: Arc<Sources>,
+    pub sinks: Arc<Sinks>,
+    pub lookups: Arc<Lookups>,
+}
+
 /// Runs the catalog's continuous queries on this process's engine, its sources and its sinks.
 pub struct Processor {
     catalog: Arc<Catalog>,
@@ -47,6 +55,7 @@ pub struct Processor {
     engine: Arc<Engine>,
     sources: Arc<Sources>,
     sinks: Arc<Sinks>,
+    lookups: Arc<Lookups>,
     part: Part,
     /// By object id. An object that could not be started is there with the reason.
     objects: RwLock<BTreeMap<u64, Active>>,
@@ -103,17 +112,22 @@ impl Processor {
         catalog: Arc<Catalog>,
         log: Arc<dyn Log>,
         engine: Arc<Engine>,
-        sources: Arc<Sources>,
-        sinks: Arc<Sinks>,
+        connectors: Connectors,
         part: Part,
         clock: Arc<dyn Clock>,
     ) -> Arc<Self> {
+        let Connectors {
+            sources,
+            sinks,
+            lookups,
+        } = connectors;
         Arc::new(Self {
             catalog,
             log,
             engine,
             sources,
             sinks,
+            lookups,
             part,
             objects: RwLock::default(),
             applied: watch::Sender::new(0),
@@ -403,6 +417,10 @@ impl Processor {
             Object::View(view) => view.partitions,
             Object::Source(source) => return self.start_source(definition, source, snapshot),
             Object::Sink(sink) => return self.start_sink(definition, sink, snapshot),
+            Object::Table(_) => {
+                let started = self.lookups.start(definition);
+                return started.map(|()| Query::None).map_err(|refusal| refusal.to_string());
+            }
         };
         if definition.query().is_none() || !self.part.roles.has(Role::Processor) {
             return Ok(Query::None);
@@ -450,6 +468,7 @@ impl Processor {
     /// have begun to read it are through.
     async fn remove(self: &Arc<Self>, active: Active, snapshot: &Snapshot, stop: &CancellationToken) {
         self.sources.stop(active.definition.id).await;
+        self.lookups.stop(&active.definition);
         if let Query::Running(running) = &active.query {
             running.stop().await;
             let pipeline = running.pipeline();
@@ -493,6 +512,9 @@ impl Processor {
         if definition.sink().is_some() {
             return self.sinks.remove(definition).await;
         }
+        if definition.table().is_some() {
+            return Ok(());
+        }
         if let Some(intake) = intake::definition(definition) {
             self.sources.forget(&intake).await?;
         }
@@ -503,7 +525,7 @@ impl Processor {
                 self.log.release(&keys::owner(&topic)).await?;
                 self.log.delete_state(&keys::keys_table(&topic)).await
             }
-            Object::View(_) | Object::Source(_) | Object::Sink(_) => {
+            Object::View(_) | Object::Source(_) | Object::Sink(_) | Object::Table(_) => {
                 self.log.delete_state(&definition.rows_table()).await
             }
         }

@@ -132,7 +132,7 @@ async fn users_route(State(routes): State<Routes>, request: Request) -> Response
     let path = definition.http_path().unwrap_or_default();
     let served = match &definition.object {
         Object::Stream(_) => routes.roles.has(Role::Gateway),
-        Object::View(_) | Object::Source(_) | Object::Sink(_) => routes.answers,
+        Object::View(_) | Object::Source(_) | Object::Sink(_) | Object::Table(_) => routes.answers,
     };
     if !served {
         return no_route(&routes, path);
@@ -147,7 +147,7 @@ async fn users_route(State(routes): State<Routes>, request: Request) -> Response
         }
         (Object::Stream(_), _) => wrong_method("POST"),
         (Object::View(_), _) => wrong_method("GET"),
-        (Object::Source(_) | Object::Sink(_), _) => no_route(&routes, path),
+        (Object::Source(_) | Object::Sink(_) | Object::Table(_), _) => no_route(&routes, path),
     }
 }
 

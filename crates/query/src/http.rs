@@ -52,6 +52,7 @@ fn not_of_kind(found: &Definition, kind: ProblemKind, wanted: &str) -> Problem {
         Object::View(_) => problem.hint(format!("its rows are at /v1/views/{name}")),
         Object::Source(source) => problem.hint(format!("what it brings is in the stream {}", source.stream)),
         Object::Sink(sink) => problem.hint(format!("what it takes elsewhere is in {}", sink.reads)),
+        Object::Table(table) => problem.hint(format!("its rows are looked up elsewhere ({})", table.connector)),
     }
 }
 

@@ -134,6 +134,7 @@ impl Session {
             | Kind::CreateView(_)
             | Kind::CreateSource(_)
             | Kind::CreateSink(_)
+            | Kind::CreateTable(_)
             | Kind::Drop(_) => Err(QueryError::internal("a change of the catalog came out of its group")),
             Kind::Other(other) => Err(SqlError::unsupported(format!("{other} is not available here"))
                 .at(statement.source.start())

@@ -12,6 +12,7 @@ use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use headwater_catalog::store::Catalog;
 use headwater_connect::delivery::Sinks;
+use headwater_connect::lookup::Lookups;
 use headwater_connect::runtime::Sources;
 use headwater_engine::engine::Engine;
 use headwater_event::clock::Clock;
@@ -40,6 +41,7 @@ pub struct Parts {
     pub engine: Arc<Engine>,
     pub sources: Arc<Sources>,
     pub sinks: Arc<Sinks>,
+    pub lookups: Arc<Lookups>,
     pub clock: Arc<dyn Clock>,
     pub ids: Arc<Ids>,
     /// The catalog's version that runs.

@@ -9,6 +9,7 @@ mod options;
 mod replace;
 pub mod sink;
 pub mod source;
+pub mod table;
 #[cfg(test)]
 mod tests;
 
@@ -34,10 +35,17 @@ const PARTITIONS: u32 = 4;
 pub fn changes(statement: &Statement, snapshot: &Snapshot) -> Result<Vec<Change>> {
     match &statement.kind {
         Kind::Drop(drop) => removed(drop, snapshot),
-        Kind::CreateStream(_) | Kind::CreateView(_) | Kind::CreateSource(_) | Kind::CreateSink(_) => {
+        Kind::CreateStream(_)
+        | Kind::CreateView(_)
+        | Kind::CreateSource(_)
+        | Kind::CreateSink(_)
+        | Kind::CreateTable(_) => {
             let Some((definition, name)) = define(statement, snapshot)? else {
                 return Ok(Vec::new());
             };
+            if let Some(kept) = table::in_place(&definition, snapshot) {
+                return Ok(vec![Change::Put(kept)]);
+            }
             if let Some(Ok(kept)) = keep::asked(statement, &definition, snapshot) {
                 return Ok(vec![Change::Put(kept)]);
             }
@@ -73,6 +81,7 @@ pub fn define<'a>(statement: &'a Statement, snapshot: &Snapshot) -> Result<Optio
         Kind::CreateView(create) => (&create.name, create.or_replace, create.if_not_exists),
         Kind::CreateSource(create) => (&create.name, create.or_replace, create.if_not_exists),
         Kind::CreateSink(create) => (&create.name, create.or_replace, create.if_not_exists),
+        Kind::CreateTable(create) => (&create.name, create.or_replace, create.if_not_exists),
         _ => return Err(SqlError::invalid("only CREATE makes a definition").at(statement.source.start())),
     };
     let existing = snapshot.get(&name.value);
@@ -108,6 +117,7 @@ fn object(statement: &Statement, base: &Snapshot) -> Result<Object> {
         Kind::CreateView(create) => view(create, base).map(Object::View),
         Kind::CreateSource(create) => source::source(create, base).map(Object::Source),
         Kind::CreateSink(create) => sink::sink(create, base).map(Object::Sink),
+        Kind::CreateTable(create) => table::table(create).map(Object::Table),
         _ => Err(SqlError::internal("CREATE of nothing that is known")),
     }
 }
@@ -378,6 +388,7 @@ fn kind_of(definition: &Definition) -> ObjectKind {
         Object::View(_) => ObjectKind::View,
         Object::Source(_) => ObjectKind::Source,
         Object::Sink(_) => ObjectKind::Sink,
+        Object::Table(_) => ObjectKind::Table,
     }
 }
 
@@ -389,6 +400,7 @@ impl ObjectKind {
             Self::View => "view",
             Self::Source => "source",
             Self::Sink => "sink",
+            Self::Table => "table",
         }
     }
 
@@ -398,6 +410,7 @@ impl ObjectKind {
             Self::View => "MATERIALIZED VIEW",
             Self::Source => "SOURCE",
             Self::Sink => "SINK",
+            Self::Table => "TABLE",
         }
     }
 }

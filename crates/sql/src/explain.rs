@@ -9,8 +9,8 @@ use headwater_catalog::definition::{Definition, Object, Sink};
 use headwater_catalog::snapshot::{Change, Snapshot};
 use headwater_connect::sinks;
 use headwater_engine::plan::{
-    Aggregate, GroupingSet, Input, Join, JoinKind, LateRows, Operator, Output, Pipeline, Reach, SessionRows, Stage,
-    TemporalJoin, TimeSource, TopN, ViewKey,
+    Aggregate, GroupingSet, Input, Join, JoinKind, LateRows, Lookup, Operator, Output, Pipeline, Reach, SessionRows,
+    Stage, TemporalJoin, TimeSource, TopN, ViewKey,
 };
 use headwater_event::op::OP_COLUMN;
 use headwater_schema::types::type_name;
@@ -39,6 +39,7 @@ pub fn explain(statement: &Statement, snapshot: &Snapshot) -> Result<Vec<String>
         Kind::CreateView(create) => created(&create.name.value, statement, snapshot),
         Kind::CreateSource(create) => created(&create.name.value, statement, snapshot),
         Kind::CreateSink(create) => created(&create.name.value, statement, snapshot),
+        Kind::CreateTable(create) => created(&create.name.value, statement, snapshot),
         _ => Err(SqlError::invalid("only continuous queries have stages to explain").at(statement.source.start())),
     }
 }
@@ -133,6 +134,12 @@ fn head(definition: &Definition) -> String {
             Some([]) => "one row".to_owned(),
             Some(key) => format!("key {}", key.join(", ")),
         },
+        Object::Table(table) => format!(
+            "key {}: {}{}",
+            table.key.join(", "),
+            table.connector,
+            listed(&table.options)
+        ),
         Object::Source(_) | Object::Sink(_) => String::new(),
     };
     format!(
@@ -269,6 +276,7 @@ fn operator(operator: &Operator) -> String {
         ),
         Operator::Join(join) => join_in_words(join),
         Operator::TemporalJoin(join) => temporal_join(join),
+        Operator::Lookup(lookup) => looked_up(lookup),
         Operator::TopN(top) => first_rows(top),
         Operator::Over(over) => format!(
             "{} over the time {}{}; rows are kept until the watermark passes, then what later ones look back to",
@@ -347,6 +355,19 @@ fn temporal_join(join: &TemporalJoin) -> String {
         "{kind} by {} with the row valid at {}{filter}; rows are kept until the watermark passes, then the newest right one of each key",
         list(join.left.keys.iter().map(name)),
         time.as_ref().map_or("its time", name),
+    )
+}
+
+fn looked_up(lookup: &Lookup) -> String {
+    let kind = if lookup.keeps_unmatched { "left join" } else { "join" };
+    let name = |key: &usize| lookup.schema.field(*key).name().as_str();
+    let filter = lookup.filter.as_ref().map_or(String::new(), |filter| {
+        format!(", where {}", plain(&filter.to_string()))
+    });
+    format!(
+        "{kind} by {} with the row that {} has when it is looked up{filter}; keeps nothing",
+        list(lookup.keys.iter().map(name)),
+        lookup.table
     )
 }
 

@@ -16,6 +16,7 @@ mod grouping;
 mod inline;
 mod join;
 mod logical;
+mod lookup;
 pub mod naming;
 pub(crate) mod output;
 mod over;
@@ -77,7 +78,7 @@ pub fn pipeline(definition: &Definition, snapshot: &Snapshot) -> Result<Pipeline
     let output = match &definition.object {
         Object::Stream(stream) => output::to_stream(&flow, definition, stream)?,
         Object::View(_) => output::to_view(&mut flow, definition),
-        Object::Source(_) | Object::Sink(_) => {
+        Object::Source(_) | Object::Sink(_) | Object::Table(_) => {
             return Err(SqlError::internal(format!("a {} has no query", definition.kind())));
         }
     };

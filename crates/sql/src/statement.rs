@@ -21,6 +21,7 @@ pub enum Kind {
     CreateView(CreateView),
     CreateSource(CreateSource),
     CreateSink(CreateSink),
+    CreateTable(CreateTable),
     Drop(Drop),
     Show(Show),
     /// `SHOW STATE [FOR name]`
@@ -80,6 +81,17 @@ pub struct CreateSink {
     pub options: Vec<StatementOption>,
 }
 
+/// `CREATE [OR REPLACE] TABLE [IF NOT EXISTS] name (columns, PRIMARY KEY (columns)) WITH (…)`
+#[derive(Clone, Debug, PartialEq)]
+pub struct CreateTable {
+    pub name: Name,
+    pub or_replace: bool,
+    pub if_not_exists: bool,
+    pub columns: Vec<ColumnDefinition>,
+    pub key: Vec<Name>,
+    pub options: Vec<StatementOption>,
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct ColumnDefinition {
     pub name: Name,
@@ -112,7 +124,7 @@ pub enum OptionValue {
     Boolean(bool),
 }
 
-/// `DROP STREAM | [MATERIALIZED] VIEW | SOURCE | SINK [IF EXISTS] name [CASCADE]`
+/// `DROP STREAM | [MATERIALIZED] VIEW | SOURCE | SINK | TABLE [IF EXISTS] name [CASCADE]`
 #[derive(Clone, Debug, PartialEq)]
 pub struct Drop {
     pub object: ObjectKind,
@@ -127,6 +139,7 @@ pub enum ObjectKind {
     View,
     Source,
     Sink,
+    Table,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,7 +148,7 @@ pub enum Show {
     Views,
     Sources,
     Sinks,
-    /// Streams and views: `SHOW TABLES`, `SHOW ALL`.
+    /// Streams, views and tables: `SHOW TABLES`, `SHOW ALL`.
     All,
 }
 

@@ -33,6 +33,10 @@ pub const SINK_MISSED_ROWS: &str = "headwater_sink_missed_rows_total";
 pub const SINK_ERRORS: &str = "headwater_sink_errors_total";
 pub const SINK_LAG_ROWS: &str = "headwater_sink_lag_rows";
 
+pub const LOOKUP_KEYS: &str = "headwater_lookup_keys_total";
+pub const LOOKUP_ASKED_KEYS: &str = "headwater_lookup_asked_keys_total";
+pub const LOOKUP_ERRORS: &str = "headwater_lookup_errors_total";
+
 pub const LOG_COMMIT_SECONDS: &str = "headwater_log_commit_seconds";
 pub const LOG_BYTES: &str = "headwater_log_bytes";
 
@@ -159,6 +163,15 @@ fn describe_http_and_ingest() {
         "Failures of a sink, after each of which it was tried again"
     );
     describe_gauge!(SINK_LAG_ROWS, "Rows that a sink has yet to deliver");
+    describe_counter!(LOOKUP_KEYS, "Events whose row in a table elsewhere was looked up");
+    describe_counter!(
+        LOOKUP_ASKED_KEYS,
+        "Keys that the table's server was asked for, because they were not remembered"
+    );
+    describe_counter!(
+        LOOKUP_ERRORS,
+        "Times that a table's server gave no answer, after each of which it was asked again"
+    );
     describe_counter!(DEAD_LETTERS, "Events written to dead_letters, by stream and reason");
 }
 

@@ -1,10 +1,10 @@
 //! What happens to batches between two topics. One file for each operator.
 //!
-//! Operators know no clock, no threads and no I/O, with one exception: an aggregate that is kept
-//! per key for ever reads its former state from the store. Time comes in as a watermark, changes
-//! of state go out to whoever commits them.
+//! Operators know no clock, no threads and no I/O, with two exceptions: an aggregate that is kept
+//! per key for ever reads its former state from the store, and a lookup asks a table that is kept elsewhere. Time
+//! comes in as a watermark, changes of state go out to whoever commits them.
 //!
-//! One epoch of an operator: [`Operator::process`] for every batch, [`Operator::flush`],
+//! One epoch of an operator: [`Operator::wait_for`] and [`Operator::process`] for every batch, [`Operator::flush`],
 //! [`Operator::advance`] where the watermark has moved, [`Operator::changes`].
 
 pub mod accumulation;
@@ -19,6 +19,7 @@ pub mod filter;
 pub mod first;
 pub mod grouping_sets;
 pub mod join;
+pub mod lookup;
 pub mod number_copies;
 pub mod over;
 pub mod partial;
@@ -47,6 +48,7 @@ use arrow::compute::{cast, filter_record_batch, is_not_null, is_null};
 use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
 use datafusion_physical_expr_common::physical_expr::PhysicalExpr;
+use futures::future::BoxFuture;
 use headwater_event::clock::Micros;
 use headwater_event::room::Room;
 use headwater_log::StateTable;
@@ -54,6 +56,7 @@ use headwater_log::StateTable;
 use crate::error::{Error, Result};
 use crate::guard::guarded;
 use crate::holdings::Held;
+use crate::lookup::Tables;
 use crate::plan;
 
 /// A step of a stage.
@@ -62,6 +65,12 @@ pub trait Operator: Send {
     /// was before. What fails later is the operator's own to find and to leave out: the other rows
     /// go on, see [`Operator::take_rejected`].
     fn process(&mut self, batch: RecordBatch, out: &mut Vec<RecordBatch>) -> Result<()>;
+
+    /// What has to be known before the batch can be processed: rows of tables that are kept elsewhere. Who stops waiting
+    /// must not hand in any more batches.
+    fn wait_for<'a>(&'a mut self, _batch: &'a RecordBatch) -> Option<BoxFuture<'a, Result<()>>> {
+        None
+    }
 
     /// The end of an epoch: what was held back for it goes on.
     fn flush(&mut self, _out: &mut Vec<RecordBatch>) -> Result<()> {
@@ -109,7 +118,7 @@ pub trait Operator: Send {
 /// Rows that can't be used, with the reason.
 #[derive(Debug)]
 pub struct Rejected {
-    /// A word for machines: `evaluate`, `aggregate`, `null_time`.
+    /// A word for machines: `evaluate`, `aggregate`, `lookup`, `null_time`.
     pub reason: &'static str,
     /// A sentence for people.
     pub detail: String,
@@ -156,7 +165,7 @@ pub struct StateChanges {
 }
 
 /// Makes the operator that the plan describes. `input` is the schema of its rows.
-pub fn build(plan: &plan::Operator, input: &SchemaRef) -> Result<Box<dyn Operator>> {
+pub fn build(plan: &plan::Operator, input: &SchemaRef, tables: Option<&dyn Tables>) -> Result<Box<dyn Operator>> {
     Ok(match plan {
         plan::Operator::Filter(plan) => Box::new(filter::Filter::new(plan.clone())),
         plan::Operator::Project(plan) => Box::new(project::Project::new(plan.clone())),
@@ -194,6 +203,7 @@ pub fn build(plan: &plan::Operator, input: &SchemaRef) -> Result<Box<dyn Operato
         plan::Operator::Over(plan) => Box::new(over::Over::new(plan.clone(), input.clone())?),
         plan::Operator::Join(plan) => join::build(plan.clone(), input)?,
         plan::Operator::TemporalJoin(plan) => Box::new(temporal_join::TemporalJoin::new(plan.clone(), input.clone())?),
+        plan::Operator::Lookup(plan) => Box::new(lookup::Lookup::new(plan.clone(), tables)?),
     })
 }
 
@@ -218,6 +228,7 @@ pub fn output_schema(plan: &plan::Operator, input: &SchemaRef) -> SchemaRef {
         plan::Operator::ChangelogOver(plan) => plan.schema.clone(),
         plan::Operator::Join(plan) => plan.schema.clone(),
         plan::Operator::TemporalJoin(plan) => plan.schema.clone(),
+        plan::Operator::Lookup(plan) => plan.schema.clone(),
     }
 }
 

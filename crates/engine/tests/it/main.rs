@@ -6,6 +6,7 @@ mod failures;
 mod faults;
 mod join;
 mod lateness;
+mod lookup;
 mod oracle;
 mod over;
 mod poison;

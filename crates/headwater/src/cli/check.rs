@@ -65,7 +65,7 @@ impl Check {
             counted(streams, "stream"),
             counted(views, "view")
         ));
-        for kind in ["source", "sink"] {
+        for kind in ["source", "sink", "table"] {
             if count(kind) > 0 {
                 text.push_str(&format!(", {}", counted(count(kind), kind)));
             }

@@ -60,7 +60,7 @@ pub fn line_for(definition: &Definition, http: SocketAddr) -> Option<String> {
         Object::Stream(stream) => Some(send(&definition.name, stream, http)),
         Object::View(view) => Some(look(&definition.name, view, http)),
         Object::Source(source) => Some(tail(&source.stream, http)),
-        Object::Sink(_) => None,
+        Object::Sink(_) | Object::Table(_) => None,
     }
 }
 

@@ -30,6 +30,11 @@ const REFUSED: &str = "-- refused: ";
 async fn the_statements_of_the_sql_reference_run() {
     let text = std::fs::read_to_string(root().join("docs/sql.md")).expect("docs/sql.md");
     let (postgres, redis) = (Postgres::start().await, Redis::start().await);
+    if let Some(postgres) = &postgres {
+        postgres
+            .execute("CREATE TABLE customers (id bigint PRIMARY KEY, name text, level smallint)")
+            .await;
+    }
     let servers = [
         ("${env:PG_URL}", postgres.as_ref().map(Postgres::url)),
         ("${env:REDIS_URL}", redis.as_ref().map(Redis::url)),

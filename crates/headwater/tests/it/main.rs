@@ -22,6 +22,7 @@ mod grpc;
 mod kafka;
 mod kafka_records;
 mod keep;
+mod lookup;
 mod nexmark;
 mod oracle;
 mod overload;

@@ -17,6 +17,7 @@ pub struct Catalog {
     views: Vec<Entry>,
     sources: Vec<SourceEntry>,
     sinks: Vec<SinkEntry>,
+    tables: Vec<TableEntry>,
 }
 
 #[derive(Serialize)]
@@ -33,6 +34,16 @@ struct SinkEntry {
     name: String,
     /// The stream or view that it reads.
     reads: String,
+    connector: String,
+    sql: String,
+}
+
+/// A table that is kept elsewhere.
+#[derive(Serialize)]
+struct TableEntry {
+    name: String,
+    columns: Vec<Column>,
+    key: Vec<String>,
     connector: String,
     sql: String,
 }
@@ -84,6 +95,7 @@ pub async fn list(State(shared): State<Arc<Shared>>) -> Json<Catalog> {
         views: views.into_iter().map(entry).collect(),
         sources: snapshot.iter().filter_map(|definition| source(definition)).collect(),
         sinks: snapshot.iter().filter_map(|definition| sink(definition)).collect(),
+        tables: snapshot.iter().filter_map(|definition| table(definition)).collect(),
     })
 }
 
@@ -107,15 +119,30 @@ fn sink(definition: &Definition) -> Option<SinkEntry> {
     })
 }
 
-fn entry(definition: &Definition) -> Entry {
+fn table(definition: &Definition) -> Option<TableEntry> {
+    let table = definition.table()?;
+    Some(TableEntry {
+        name: definition.name.clone(),
+        columns: columns(definition),
+        key: table.key.clone(),
+        connector: table.connector.clone(),
+        sql: definition.sql.clone(),
+    })
+}
+
+fn columns(definition: &Definition) -> Vec<Column> {
     let columns = definition.columns().iter().map(|column| Column {
         name: column.name.clone(),
         data_type: type_name(&column.data_type, column.json),
         nullable: column.nullable,
     });
+    columns.collect()
+}
+
+fn entry(definition: &Definition) -> Entry {
     let entry = Entry {
         name: definition.name.clone(),
-        columns: columns.collect(),
+        columns: columns(definition),
         key: None,
         partition_by: Vec::new(),
         partitions: definition.partitions(),
@@ -137,6 +164,6 @@ fn entry(definition: &Definition) -> Entry {
             key: view.key.clone(),
             ..entry
         },
-        Object::Source(_) | Object::Sink(_) => entry,
+        Object::Source(_) | Object::Sink(_) | Object::Table(_) => entry,
     }
 }

@@ -24,7 +24,12 @@ const ATTEMPTS_MAX: usize = 10;
 pub fn changes_catalog(statement: &Statement) -> bool {
     matches!(
         statement.kind,
-        Kind::CreateStream(_) | Kind::CreateView(_) | Kind::CreateSource(_) | Kind::CreateSink(_) | Kind::Drop(_)
+        Kind::CreateStream(_)
+            | Kind::CreateView(_)
+            | Kind::CreateSource(_)
+            | Kind::CreateSink(_)
+            | Kind::CreateTable(_)
+            | Kind::Drop(_)
     )
 }
 
@@ -101,6 +106,7 @@ fn notice(statement: &Statement, planned: &Planned) -> Option<String> {
         Kind::CreateView(create) => (&create.name.value, create.or_replace),
         Kind::CreateSource(create) => (&create.name.value, create.or_replace),
         Kind::CreateSink(create) => (&create.name.value, create.or_replace),
+        Kind::CreateTable(create) => (&create.name.value, create.or_replace),
         _ => return None,
     };
     let changes = &planned.changes;
@@ -115,6 +121,11 @@ fn notice(statement: &Statement, planned: &Planned) -> Option<String> {
         [] => String::new(),
         others => format!(", and with it {}", others.join(", ")),
     };
+    if object.table().is_some() && object.id != 0 {
+        return Some(format!(
+            "{name} is another table with the same columns: what reads from it goes on, and asks this one from now on"
+        ));
+    }
     if object.id != 0 && object.successor.is_none() {
         return Some(format!(
             "{name} goes on with what it has kept: the new query is that of the rows from now on"
@@ -137,7 +148,7 @@ fn notice(statement: &Statement, planned: &Planned) -> Option<String> {
     ))
 }
 
-/// Looks whether what new sources read from is there, and where new sinks write to.
+/// Looks whether what new sources read from is there, where new sinks write to, and which tables are asked for rows.
 async fn look(
     shared: &Shared,
     statements: &[Statement],
@@ -165,6 +176,13 @@ async fn look(
                     found.map_err(|refusal| define::sink::placed(create, &refusal))?;
                 }
             }
+            Kind::CreateTable(create) => {
+                let table = made(&create.name).and_then(|definition| definition.table());
+                if let Some(table) = table {
+                    let found = shared.parts.lookups.look(table).await;
+                    found.map_err(|refusal| define::table::placed(create, &refusal))?;
+                }
+            }
             _ => {}
         }
     }
@@ -178,11 +196,13 @@ pub fn tag(statement: &Statement) -> &'static str {
         Kind::CreateView(_) => "CREATE MATERIALIZED VIEW",
         Kind::CreateSource(_) => "CREATE SOURCE",
         Kind::CreateSink(_) => "CREATE SINK",
+        Kind::CreateTable(_) => "CREATE TABLE",
         Kind::Drop(drop) => match drop.object {
             ObjectKind::Stream => "DROP STREAM",
             ObjectKind::View => "DROP MATERIALIZED VIEW",
             ObjectKind::Source => "DROP SOURCE",
             ObjectKind::Sink => "DROP SINK",
+            ObjectKind::Table => "DROP TABLE",
         },
         _ => "OK",
     }

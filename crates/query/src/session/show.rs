@@ -12,6 +12,7 @@ use headwater_catalog::snapshot::Snapshot;
 use headwater_connect::delivery::SinkStatus;
 use headwater_connect::runtime::SourceStatus;
 use headwater_connect::sinks;
+use headwater_engine::engine::Query;
 use headwater_engine::status::TaskState;
 use headwater_schema::column::{Column, ColumnDefault};
 use headwater_schema::types::type_name;
@@ -27,7 +28,7 @@ pub async fn show(shared: &Shared, show: Show) -> Result<Answer, QueryError> {
     let wanted: fn(&&Arc<Definition>) -> bool = match show {
         Show::Streams => |definition| definition.stream().is_some(),
         Show::Views => |definition| definition.view().is_some(),
-        Show::All => |definition| definition.has_rows(),
+        Show::All => |definition| definition.has_rows() || definition.table().is_some(),
         Show::Sources => return sources(shared, &snapshot),
         Show::Sinks => return sinks(shared, &snapshot).await,
     };
@@ -41,7 +42,8 @@ pub async fn show(shared: &Shared, show: Show) -> Result<Answer, QueryError> {
     for definition in &found {
         topics.push(topic(shared, definition).await?);
     }
-    let columns: [(&str, ArrayRef); 7] = [
+    let failures: Vec<_> = found.iter().map(|definition| failure(shared, definition)).collect();
+    let columns: [(&str, ArrayRef); 8] = [
         (
             "name",
             text(found.iter().map(|definition| Some(definition.name.clone()))),
@@ -58,6 +60,7 @@ pub async fn show(shared: &Shared, show: Show) -> Result<Answer, QueryError> {
         ),
         ("building", text(built.into_iter())),
         ("topic", text(topics.into_iter())),
+        ("failure", text(failures.into_iter())),
     ];
     rows(columns)
 }
@@ -69,6 +72,25 @@ async fn topic(shared: &Shared, definition: &Definition) -> Result<Option<String
     }
     let topic = shared.parts.log.topic(&definition.topic()).await?;
     Ok(topic.and_then(|topic| topic.known_as))
+}
+
+/// What keeps an object from being current: why its query doesn't get on, or why a table can't be asked for rows.
+fn failure(shared: &Shared, definition: &Definition) -> Option<String> {
+    if definition.table().is_some() {
+        return shared.parts.lookups.failure(definition);
+    }
+    let query = shared
+        .parts
+        .engine
+        .query(&format!("{}-{}", definition.name, definition.id))?;
+    failure_of(&query)
+}
+
+fn failure_of(query: &Query) -> Option<String> {
+    query.status().into_iter().find_map(|task| match task.state {
+        TaskState::Failing(why) | TaskState::Failed(why) => Some(why),
+        TaskState::Starting | TaskState::Running | TaskState::Elsewhere | TaskState::Stopped => None,
+    })
 }
 
 /// How far the object is that will take the place of this one, and what keeps it.
@@ -87,11 +109,9 @@ async fn building(shared: &Shared, definition: &Definition) -> Result<Option<Str
         1 => format!("{percent} %, 1 row behind"),
         rows => format!("{percent} %, {rows} rows behind"),
     };
-    let failure = query.status().into_iter().find_map(|task| match task.state {
-        TaskState::Failing(why) | TaskState::Failed(why) => Some(why),
-        TaskState::Starting | TaskState::Running | TaskState::Elsewhere | TaskState::Stopped => None,
-    });
-    Ok(Some(failure.map_or(behind.clone(), |why| format!("{behind}: {why}"))))
+    Ok(Some(
+        failure_of(&query).map_or(behind.clone(), |why| format!("{behind}: {why}")),
+    ))
 }
 
 /// What every source has brought so far, and why it doesn't get on if it doesn't.
@@ -258,7 +278,8 @@ fn role(definition: &Definition, column: &str) -> Option<String> {
     let mut roles = Vec::new();
     match &definition.object {
         Object::View(view) if view.key_columns().iter().any(|key| key == column) => roles.push("key"),
-        Object::View(_) | Object::Source(_) | Object::Sink(_) => {}
+        Object::Table(table) if table.key.iter().any(|key| key == column) => roles.push("key"),
+        Object::View(_) | Object::Source(_) | Object::Sink(_) | Object::Table(_) => {}
         Object::Stream(stream) => {
             if stream.partition_by.iter().any(|key| key == column) {
                 roles.push("partition");
@@ -291,7 +312,8 @@ fn default_of(column: &Column) -> Option<String> {
 }
 
 fn partitions(definitions: &[&Arc<Definition>]) -> ArrayRef {
-    let number = |definition: &&Arc<Definition>| i32::try_from(definition.partitions()).ok();
+    let number =
+        |definition: &&Arc<Definition>| i32::try_from(definition.partitions()).ok().filter(|number| *number > 0);
     Arc::new(definitions.iter().map(number).collect::<Int32Array>())
 }
 

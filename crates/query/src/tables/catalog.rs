@@ -59,7 +59,7 @@ impl PublicSchema {
                 let view = view.map_err(|error| DataFusionError::External(Box::new(error)))?;
                 Ok(Arc::new(ViewTable::new(view)))
             }
-            Object::Source(_) | Object::Sink(_) => {
+            Object::Source(_) | Object::Sink(_) | Object::Table(_) => {
                 let error = not_readable(definition).unwrap_or_else(|| SqlError::internal("it has no rows"));
                 Err(DataFusionError::External(Box::new(error)))
             }

@@ -11,6 +11,7 @@ use axum::middleware::from_fn_with_state;
 use headwater_catalog::definition::{Definition, Object};
 use headwater_catalog::store::Catalog;
 use headwater_connect::delivery::Sinks;
+use headwater_connect::lookup::Lookups;
 use headwater_connect::runtime::Sources;
 use headwater_connect::within::Within;
 use headwater_engine::engine::{Engine, EngineOptions, Running};
@@ -96,6 +97,7 @@ impl World {
         };
         let sources = Sources::new(1, shared.clone()).unwrap();
         let sinks = Sinks::new(1, shared).unwrap();
+        let lookups = Lookups::new(Arc::clone(&clock), Within::default());
         let stop = CancellationToken::new();
         let parts = Parts {
             catalog,
@@ -104,6 +106,7 @@ impl World {
             engine,
             sources,
             sinks,
+            lookups,
             clock,
             ids,
             applied: receiver,
@@ -248,7 +251,9 @@ async fn process(catalog: Arc<Catalog>, log: Arc<dyn Log>, engine: Arc<Engine>, 
                 .map(|_| headwater_sql::plan::pipeline(definition, &snapshot).unwrap());
             let writers = pipeline.as_ref().and_then(|pipeline| pipeline.stages.last());
             let partitions = match definition.object {
-                Object::Stream(_) | Object::Source(_) | Object::Sink(_) => definition.partitions().max(1),
+                Object::Stream(_) | Object::Source(_) | Object::Sink(_) | Object::Table(_) => {
+                    definition.partitions().max(1)
+                }
                 Object::View(_) => writers.map_or(1, |stage| stage.input.partitions),
             };
             let cleanup = Cleanup::Delete {

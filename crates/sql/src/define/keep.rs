@@ -107,7 +107,7 @@ fn with_query(object: &Object, query: Query) -> Object {
     match &mut object {
         Object::Stream(stream) => stream.query = Some(query),
         Object::View(view) => view.query = query,
-        Object::Source(_) | Object::Sink(_) => {}
+        Object::Source(_) | Object::Sink(_) | Object::Table(_) => {}
     }
     object
 }

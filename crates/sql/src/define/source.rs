@@ -48,11 +48,19 @@ pub fn placed(create: &CreateSource, refusal: &Refusal) -> SqlError {
     refused(refusal, place.unwrap_or(&create.name.place))
 }
 
-/// The error for a query that reads a source or a sink; none for what has rows.
+/// The error for a query that reads a source, a sink, or a table that is kept elsewhere; none for what has rows.
 pub fn not_readable(definition: &Definition) -> Option<SqlError> {
     let name = &definition.name;
     match &definition.object {
         Object::Stream(_) | Object::View(_) => None,
+        Object::Table(_) => Some(
+            SqlError::unsupported(format!(
+                "{name} is a table that is kept elsewhere: it is asked for rows by key, and not read as a whole"
+            ))
+            .hint(format!(
+                "in a continuous query: … JOIN {name} FOR SYSTEM_TIME AS OF now() AS t ON t.key = …; else ask its own server"
+            )),
+        ),
         Object::Source(source) => Some(
             SqlError::invalid(format!("{name} is a source, which has no rows"))
                 .hint(format!("what it brings is in the stream {}", source.stream)),
@@ -70,7 +78,7 @@ pub(super) fn of_option<'a>(about: &About, options: &'a [StatementOption]) -> Op
     match about {
         About::Option(name) => option(name).map(|option| &option.place),
         About::Key(name) => option(name).map(|option| &option.key.place),
-        About::Format | About::Stream | About::Statement => None,
+        About::Format | About::Stream | About::Column(_) | About::Statement => None,
     }
 }
 

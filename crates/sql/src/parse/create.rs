@@ -1,17 +1,17 @@
-//! `CREATE STREAM`, `CREATE MATERIALIZED VIEW`, `CREATE SOURCE` and `CREATE SINK`.
+//! `CREATE STREAM`, `CREATE MATERIALIZED VIEW`, `CREATE SOURCE`, `CREATE SINK` and `CREATE TABLE`.
 
 use datafusion::sql::sqlparser::ast::{ColumnOption, TableConstraint};
 use datafusion::sql::sqlparser::tokenizer::Token;
 
-use crate::error::{Result, SqlError};
+use crate::error::{Place, Result, SqlError};
 use crate::parse::cursor::Cursor;
 use crate::parse::{options, simple};
 use crate::statement::{
-    ColumnDefinition, CreateSink, CreateSource, CreateStream, CreateView, Kind, Name, Select, WatermarkFor,
+    ColumnDefinition, CreateSink, CreateSource, CreateStream, CreateTable, CreateView, Kind, Name, Select, WatermarkFor,
 };
 
 /// What `CREATE` knows, for hints.
-const OBJECTS: [&str; 5] = ["STREAM", "MATERIALIZED", "VIEW", "SOURCE", "SINK"];
+const OBJECTS: [&str; 6] = ["STREAM", "MATERIALIZED", "VIEW", "SOURCE", "SINK", "TABLE"];
 
 /// What `CREATE` and `DROP` will know.
 pub const LATER: [&str; 6] = ["RULE", "FUNCTION", "MODEL", "ROLE", "USER", "SECRET"];
@@ -20,6 +20,12 @@ pub const LATER: [&str; 6] = ["RULE", "FUNCTION", "MODEL", "ROLE", "USER", "SECR
 struct Body {
     columns: Vec<ColumnDefinition>,
     watermark: Option<WatermarkFor>,
+    primary_key: Option<PrimaryKey>,
+}
+
+struct PrimaryKey {
+    columns: Vec<Name>,
+    place: Place,
 }
 
 pub fn create(cursor: &mut Cursor) -> Result<Kind> {
@@ -37,6 +43,9 @@ pub fn create(cursor: &mut Cursor) -> Result<Kind> {
     if cursor.take(&["sink"]) {
         return sink(cursor, or_replace).map(Kind::CreateSink);
     }
+    if cursor.take(&["table"]) {
+        return table(cursor, or_replace).map(Kind::CreateTable);
+    }
     Err(unknown_object(cursor, "CREATE"))
 }
 
@@ -53,16 +62,9 @@ pub fn unknown_object(cursor: &Cursor, verb: &str) -> SqlError {
                 .at(place)
                 .hint("write CREATE MATERIALIZED VIEW … AS SELECT …")
         }
-        "TABLE" => SqlError::unsupported(format!(
-            "{verb} TABLE is not available: Headwater has streams and views"
-        ))
-        .at(place)
-        .hint(format!(
-            "write {verb} STREAM for events, {verb} MATERIALIZED VIEW for a result kept current"
-        )),
         _ => {
             let near = headwater_catalog::snapshot::nearest(&found, OBJECTS.into_iter().chain(LATER));
-            let error = cursor.expected("STREAM, MATERIALIZED VIEW, SOURCE or SINK");
+            let error = cursor.expected("STREAM, MATERIALIZED VIEW, SOURCE, SINK or TABLE");
             match near {
                 Some(near) => error.hint(format!("did you mean {verb} {near}?")),
                 None => error,
@@ -78,6 +80,9 @@ fn stream(cursor: &mut Cursor, or_replace: bool) -> Result<CreateStream> {
         Token::LParen => body(cursor)?,
         _ => Body::default(),
     };
+    if let Some(key) = body.primary_key {
+        return Err(primary_key().at(key.place));
+    }
     let partition_by = partition_by(cursor)?;
     let options = options::with(cursor)?;
     // Either order is understood.
@@ -196,6 +201,32 @@ fn sink(cursor: &mut Cursor, or_replace: bool) -> Result<CreateSink> {
     })
 }
 
+fn table(cursor: &mut Cursor, or_replace: bool) -> Result<CreateTable> {
+    let if_not_exists = cursor.take(&["if", "not", "exists"]);
+    let name = cursor.object_name("the name of the table")?;
+    if cursor.parser.peek_token_ref().token != Token::LParen {
+        let error = cursor.expected("the table's columns in brackets");
+        return Err(match cursor.peek_word().as_deref() {
+            Some("as") => error.hint("CREATE MATERIALIZED VIEW … AS SELECT … keeps a result current"),
+            _ => error,
+        });
+    }
+    let body = body(cursor)?;
+    if let Some(watermark) = body.watermark {
+        return Err(
+            SqlError::invalid("a table has no WATERMARK: its rows are looked up as they are").at(watermark.place),
+        );
+    }
+    Ok(CreateTable {
+        name,
+        or_replace,
+        if_not_exists,
+        columns: body.columns,
+        key: body.primary_key.map(|key| key.columns).unwrap_or_default(),
+        options: options::with(cursor)?,
+    })
+}
+
 fn query(cursor: &mut Cursor) -> Result<Select> {
     let piece = cursor.rest();
     simple::query(piece)
@@ -231,7 +262,7 @@ fn element(cursor: &mut Cursor, body: &mut Body) -> Result<()> {
         body.watermark = Some(watermark(cursor)?);
         return Ok(());
     }
-    let constraint = ["primary", "unique", "foreign", "constraint", "check"];
+    let constraint = ["unique", "foreign", "constraint", "check"];
     if cursor
         .peek_word()
         .is_some_and(|word| constraint.contains(&word.as_str()))
@@ -241,7 +272,15 @@ fn element(cursor: &mut Cursor, body: &mut Body) -> Result<()> {
     {
         return Err(refused_constraint(&constraint).at(place));
     }
-    let column = column(cursor)?;
+    if cursor.take(&["primary", "key"]) {
+        let columns = cursor.names("a column")?;
+        return body.set_key(PrimaryKey { columns, place });
+    }
+    let (column, key) = column(cursor)?;
+    if let Some(place) = key {
+        let columns = vec![column.name.clone()];
+        body.set_key(PrimaryKey { columns, place })?;
+    }
     if body.columns.iter().any(|other| other.name.value == column.name.value) {
         return Err(
             SqlError::invalid(format!("the column {} is there twice", column.name.value)).at(column.name.place),
@@ -249,6 +288,18 @@ fn element(cursor: &mut Cursor, body: &mut Body) -> Result<()> {
     }
     body.columns.push(column);
     Ok(())
+}
+
+impl Body {
+    fn set_key(&mut self, key: PrimaryKey) -> Result<()> {
+        if self.primary_key.is_some() {
+            return Err(SqlError::invalid("there is one PRIMARY KEY")
+                .at(key.place)
+                .hint("a key of several columns: PRIMARY KEY (a, b)"));
+        }
+        self.primary_key = Some(key);
+        Ok(())
+    }
 }
 
 fn watermark(cursor: &mut Cursor) -> Result<WatermarkFor> {
@@ -262,7 +313,8 @@ fn watermark(cursor: &mut Cursor) -> Result<WatermarkFor> {
     })
 }
 
-fn column(cursor: &mut Cursor) -> Result<ColumnDefinition> {
+/// The column, and the place where it says that it is the key.
+fn column(cursor: &mut Cursor) -> Result<(ColumnDefinition, Option<Place>)> {
     let name = cursor.name("a column's name")?;
     let type_place = cursor.here();
     if !matches!(cursor.parser.peek_token_ref().token, Token::Word(_)) {
@@ -276,17 +328,18 @@ fn column(cursor: &mut Cursor) -> Result<ColumnDefinition> {
         nullable: true,
         default: None,
     };
+    let mut key = None;
     loop {
         let place = cursor.here();
         let option = cursor.parser.parse_optional_column_option();
         let Some(option) = option.map_err(|error| cursor.error(error))? else {
-            return Ok(column);
+            return Ok((column, key));
         };
         match option {
             ColumnOption::Null => column.nullable = true,
             ColumnOption::NotNull => column.nullable = false,
             ColumnOption::Default(expression) => column.default = Some((expression, place)),
-            ColumnOption::PrimaryKey(_) => return Err(primary_key().at(place)),
+            ColumnOption::PrimaryKey(_) => key = Some(place),
             ColumnOption::Unique(_) => return Err(unique().at(place)),
             other => {
                 return Err(
@@ -301,7 +354,9 @@ fn column(cursor: &mut Cursor) -> Result<ColumnDefinition> {
 
 fn refused_constraint(constraint: &TableConstraint) -> SqlError {
     match constraint {
-        TableConstraint::PrimaryKey(_) => primary_key(),
+        TableConstraint::PrimaryKey(_) => {
+            SqlError::unsupported("a key has no name here").hint("write PRIMARY KEY (columns)")
+        }
         TableConstraint::Unique(_) => unique(),
         other => SqlError::unsupported(format!("a stream has no constraint like {other}")),
     }

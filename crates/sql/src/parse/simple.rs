@@ -43,6 +43,8 @@ pub fn drop(cursor: &mut Cursor) -> Result<Kind> {
         ObjectKind::Source
     } else if cursor.take(&["sink"]) {
         ObjectKind::Sink
+    } else if cursor.take(&["table"]) {
+        ObjectKind::Table
     } else {
         return Err(unknown_object(cursor, "DROP"));
     };
@@ -101,7 +103,7 @@ fn state(cursor: &mut Cursor) -> Result<Kind> {
 pub fn describe(cursor: &mut Cursor) -> Result<Kind> {
     cursor.parser.advance_token();
     cursor
-        .object_name("the name of a stream, a view, a source or a sink")
+        .object_name("the name of a stream, a view, a source, a sink or a table")
         .map(Kind::Describe)
 }
 

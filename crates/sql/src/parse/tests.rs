@@ -71,17 +71,17 @@ fn errors_name_the_construct_and_its_place() {
             "",
         ),
         (
-            "CREATE TABLE t (a INT)",
+            "CREATE TABLE t AS SELECT 1",
             1,
-            8,
-            "CREATE TABLE is not available: Headwater has streams and views",
-            "CREATE STREAM",
+            16,
+            "expected the table's columns in brackets, found AS",
+            "CREATE MATERIALIZED VIEW",
         ),
         (
             "CREATE STREM t (a INT)",
             1,
             8,
-            "expected STREAM, MATERIALIZED VIEW, SOURCE or SINK, found STREM",
+            "expected STREAM, MATERIALIZED VIEW, SOURCE, SINK or TABLE, found STREM",
             "CREATE STREAM",
         ),
         (

@@ -12,7 +12,8 @@ use headwater_catalog::snapshot::Snapshot;
 use headwater_engine::plan::{Input, LateRows, TimeSource};
 use headwater_event::op::changelog_schema;
 
-use crate::error::{Result, SqlError, translate};
+use crate::define::source::not_readable;
+use crate::error::{Result, SqlError, find, translate};
 use crate::plan;
 use crate::plan::branch::{Branch, Key, Part, Rows, Source, Time};
 use crate::plan::stages::{Flow, Request, Stages};
@@ -26,7 +27,12 @@ impl Stages<'_> {
             .source
             .downcast_ref::<Table>()
             .ok_or_else(|| SqlError::internal("a table of another kind"))?;
-        self.reads.push(table.definition.name.clone());
+        let name = &table.definition.name;
+        if let Some(error) = not_readable(&table.definition) {
+            let source = &self.select.source;
+            return Err(error.at(find(source, name)).or_at_start(source));
+        }
+        self.reads.push(name.clone());
         branch(scan, &table.definition, self)
     }
 }

@@ -5,6 +5,7 @@
 //!    where it is needed, and the right side a [`Versions`] node, which keeps other conditions from being asked of the right rows
 //!    before the valid one is found.
 //! 2. A join with such a node on its right is planned here. Other conditions are asked of the pairs.
+//!    A table that is kept elsewhere is asked for rows ([`crate::plan::lookup`]).
 //! 3. In place of a view, what it had at all times is read ([`view`]).
 
 mod node;
@@ -26,6 +27,7 @@ use crate::plan::branch::{Branch, Key, Rows, Time};
 use crate::plan::inline::replace;
 use crate::plan::join::slots::Slots;
 use crate::plan::join::{Memory, Side, padded};
+use crate::plan::lookup::kept_elsewhere;
 use crate::plan::stages::{Stages, physical, unchanged};
 use crate::plan::temporal::view::{Past, scanned};
 
@@ -34,11 +36,11 @@ pub use written::{Planner, function, with_times};
 
 /// The right side of a temporal join.
 pub struct Versioned<'a> {
-    versions: &'a Versions,
+    pub versions: &'a Versions,
     /// What it is called, from the first name on.
-    names: Vec<TableReference>,
+    pub names: Vec<TableReference>,
     /// What is asked of its rows, in terms of the whole side.
-    filters: Vec<Expr>,
+    pub filters: Vec<Expr>,
 }
 
 impl<'a> Versioned<'a> {
@@ -103,6 +105,9 @@ impl Stages<'_> {
             return Err(self
                 .about_as_of("the rows before FOR SYSTEM_TIME AS OF change, so they have no one time to meet others at")
                 .hint("join a stream with it, and aggregate behind the join; or leave FOR SYSTEM_TIME out"));
+        }
+        if let Some(table) = kept_elsewhere(&side.versions.input) {
+            return self.lookup_join(join, kind, left, side, &table);
         }
         let view = scanned(&side.versions.input).filter(|_| !side.versions.current);
         let (mut right, past) = match view {
@@ -301,7 +306,7 @@ impl Stages<'_> {
             .hint("FROM a JOIN b FOR SYSTEM_TIME AS OF a.time AS b ON a.key = b.key; put more joins around it as a subquery")
     }
 
-    fn about_as_of(&self, message: &str) -> SqlError {
+    pub fn about_as_of(&self, message: &str) -> SqlError {
         let source = &self.select.source;
         SqlError::unsupported(message)
             .at(crate::error::find(source, "system_time"))

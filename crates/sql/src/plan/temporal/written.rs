@@ -20,6 +20,7 @@ use datafusion::sql::sqlparser::ast::{
 use headwater_catalog::definition::Definition;
 use headwater_catalog::snapshot::Snapshot;
 
+use crate::define::source::not_readable;
 use crate::error::{Result, SqlError};
 use crate::parse::{AS_OF, normalize};
 use crate::plan::branch::Time;
@@ -172,6 +173,14 @@ impl Times<'_> {
     /// The column of the right side from whose time on a row is valid.
     fn time_of(&self, definition: &Definition, name: &Ident) -> Result<String> {
         let place = || self.source.place(name.span);
+        if definition.table().is_some() {
+            return Err(SqlError::unsupported(format!(
+                "{} is kept elsewhere, and what its rows were at a time isn't known",
+                definition.name
+            ))
+            .at(place())
+            .hint("look them up as they are when a row comes: FOR SYSTEM_TIME AS OF now()"));
+        }
         if let Some(query) = definition.query().filter(|_| definition.view().is_some()) {
             return time_of_view(definition, self.snapshot)?.map_err(|why| {
                 SqlError::unsupported(format!(
@@ -221,8 +230,11 @@ impl Times<'_> {
     }
 
     fn has_current_rows(&self, definition: &Definition, name: &Ident) -> Result<()> {
-        if definition.view().is_some() {
+        if definition.view().is_some() || definition.table().is_some() {
             return Ok(());
+        }
+        if let Some(error) = not_readable(definition) {
+            return Err(error.at(self.source.place(name.span)));
         }
         let object = &definition.name;
         Err(
