@@ -165,6 +165,10 @@ impl Log for LookingLog {
         self.of(&partition.topic).offsets(partition).await
     }
 
+    fn known_end(&self, partition: &TopicPartition) -> Offset {
+        self.of(&partition.topic).known_end(partition)
+    }
+
     async fn offset_at(&self, partition: &TopicPartition, time: Micros) -> LogResult<Offset> {
         self.of(&partition.topic).offset_at(partition, time).await
     }

@@ -27,4 +27,5 @@ pub mod offset;
 pub mod op;
 pub mod partition;
 pub mod room;
+pub mod stored;
 pub mod watermark;

@@ -216,6 +216,7 @@ fn response(accepted: &Accepted) -> SendResponse {
         duplicates: accepted.duplicates as u64,
         rejected: accepted.rejected as u64,
         errors: failures.map(|failure| told(&item(failure))).collect(),
+        offset: accepted.stored.to_string(),
     }
 }
 

@@ -11,7 +11,8 @@
 //! Parameters: `format=json|ndjson|csv|combined_log` goes before the Content-Type;
 //! `on_error=reject|dead_letter` says what becomes of a request with bad events. Bodies may be
 //! compressed with gzip or zstd ([`decompress`]). The answer is
-//! `{"accepted":n}`, with `duplicates`, and `rejected` with `errors`, where there are any.
+//! `{"accepted":n}`, with `duplicates`, and `rejected` with `errors`, where there are any. The header
+//! [`OFFSET_HEADER`] says where they are.
 
 pub mod body;
 pub mod decompress;
@@ -35,13 +36,17 @@ use headwater_schema::decode::OnError;
 use headwater_telemetry::metrics::INGEST_ERRORS;
 use headwater_telemetry::request::Route;
 use http::header::CONTENT_TYPE;
-use http::{HeaderValue, StatusCode};
+use http::{HeaderName, HeaderValue, StatusCode};
 use metrics::counter;
 use serde::Serialize;
 
 use crate::http::format::Parameters;
 use crate::ingest::error::item;
 use crate::ingest::{Accepted, Delivery, Ingest};
+
+/// Says how far the stream had come with the events of a request: a [`headwater_event::stored::Stored`], for whoever wants to read a
+/// view with them in it.
+pub const OFFSET_HEADER: &str = "headwater-offset";
 
 /// The bounds of the door.
 #[derive(Clone, Debug, PartialEq)]
@@ -163,7 +168,20 @@ fn answer(accepted: &Accepted) -> Response {
     *response.status_mut() = StatusCode::OK;
     let json = HeaderValue::from_static("application/json");
     response.headers_mut().insert(CONTENT_TYPE, json);
+    say(&accepted.stored, &mut response);
     response
+}
+
+/// Adds where events were stored, if any were.
+fn say(stored: &str, response: &mut Response) {
+    // It is made of digits and signs that a header may have.
+    if let Ok(value) = HeaderValue::from_str(stored)
+        && !stored.is_empty()
+    {
+        response
+            .headers_mut()
+            .insert(HeaderName::from_static(OFFSET_HEADER), value);
+    }
 }
 
 fn is_zero(count: &usize) -> bool {

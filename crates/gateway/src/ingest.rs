@@ -37,6 +37,7 @@ use headwater_catalog::store::Catalog;
 use headwater_event::clock::Clock;
 use headwater_event::id::Ids;
 use headwater_event::room::Room;
+use headwater_event::stored::Stored;
 use headwater_log::Log;
 use headwater_schema::decode::{Failure, Format, OnError};
 use headwater_telemetry::metrics::INGEST_ERRORS;
@@ -86,6 +87,17 @@ pub struct Accepted {
     pub rejected: usize,
     /// What is wrong with the first of the rejected.
     pub failures: Vec<Failure>,
+    /// How far the stream had come with these events, and those that had been stored before: a [`Stored`] as text. Empty where none were
+    /// stored.
+    pub stored: Arc<str>,
+}
+
+/// What became of rows that another gateway has handed on.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Kept {
+    /// Which rows were stored; the others had been before.
+    pub fresh: Vec<bool>,
+    pub stored: Stored,
 }
 
 /// The pipeline of one process.
@@ -238,7 +250,7 @@ impl Ingest {
         forward.is_some_and(|forward| forward.admits(secret))
     }
 
-    /// Stores rows that another gateway has decoded for this definition of the stream; which of them are new.
+    /// Stores rows that another gateway has decoded for this definition of the stream.
     ///
     /// # Errors
     /// None of the rows was stored.
@@ -248,7 +260,7 @@ impl Ingest {
         id: u64,
         rows: RecordBatch,
         reservation: Reservation,
-    ) -> Result<Vec<bool>, IngestError> {
+    ) -> Result<Kept, IngestError> {
         let lane = self.lane(stream)?;
         let fits = *rows.schema() == *lane.lane.stream.schema.arrow();
         if lane.lane.definition.id != id || !fits {

@@ -63,7 +63,7 @@ pub fn code(kind: ProblemKind) -> Code {
         ProblemKind::MethodNotAllowed => Code::Unimplemented,
         ProblemKind::NotWritable => Code::FailedPrecondition,
         ProblemKind::Conflict => Code::Aborted,
-        ProblemKind::BodyTimeout => Code::DeadlineExceeded,
+        ProblemKind::BodyTimeout | ProblemKind::Behind => Code::DeadlineExceeded,
         ProblemKind::TooBusy | ProblemKind::DiskFull => Code::ResourceExhausted,
         ProblemKind::Unavailable => Code::Unavailable,
         ProblemKind::Internal => Code::Internal,

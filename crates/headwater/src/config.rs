@@ -75,6 +75,8 @@ pub struct QueryConfig {
     pub upstream: Option<Vec<String>>,
     /// How long they may take until an answer begins.
     pub upstream_timeout: Duration,
+    /// How long a question waits until what its client has stored is in what it reads.
+    pub min_offset_timeout: Duration,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -198,6 +200,7 @@ impl Default for Config {
             query: QueryConfig {
                 upstream: None,
                 upstream_timeout: Duration::from_secs(10),
+                min_offset_timeout: Duration::from_secs(5),
             },
             memory: MemoryConfig {
                 limit: memory::of_machine() / 2,

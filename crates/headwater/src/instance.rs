@@ -205,6 +205,7 @@ impl Core {
         let options = QueryOptions {
             memory_bytes_max: as_size(share.query_pool),
             spill_directory: Some(config.data.directory.join("spill")),
+            min_offset_timeout: config.query.min_offset_timeout,
             ..QueryOptions::default()
         };
         let queries = Shared::new(parts, options).map_err(|error| StartError::Parts(error.to_string()))?;

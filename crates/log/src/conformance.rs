@@ -89,6 +89,7 @@ pub async fn run<B: Backend>(backend: &B) -> Result<()> {
         waiting::deleting_the_topic_ends_the_wait,
         waiting::a_cancelled_append_is_whole_or_not_there,
         commits::a_commit_shows_everything_together,
+        commits::what_was_consumed_has_its_output,
         commits::a_later_claim_fences_the_earlier,
         commits::a_failed_commit_changes_nothing,
         commits::consumed_offsets_are_kept_per_owner,

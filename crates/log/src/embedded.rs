@@ -311,6 +311,17 @@ impl Log for EmbeddedLog {
         Ok(ends.start..ends.next)
     }
 
+    async fn settled(&self, partition: &TopicPartition) -> Result<Range<Offset>> {
+        // A group of commits is in the store, for all to see, before its batches are: the committer is through with both when it gets to this.
+        self.change(|_| Ok(())).await?;
+        self.offsets(partition).await
+    }
+
+    fn known_end(&self, partition: &TopicPartition) -> Offset {
+        let known = self.open_partition(partition);
+        known.map_or(0, |(_, partition)| partition.ends.borrow().next)
+    }
+
     async fn offset_at(&self, partition: &TopicPartition, time: Micros) -> Result<Offset> {
         let (topic, partition) = self.open_partition(partition)?;
         let shared = self.shared.clone();

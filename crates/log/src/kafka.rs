@@ -138,6 +138,7 @@ impl KafkaLog {
             partitions: Arc::new(Partitions::new(
                 &cluster.connection,
                 cluster.asking.clone(),
+                cluster.asking_for_all.clone(),
                 clock.clone(),
                 ahead_bytes,
             )),
@@ -437,6 +438,26 @@ impl Log for KafkaLog {
         };
         let (low, high) = self.partitions.bounds(place).await?;
         Ok(topic.base_of(low)..self.partitions.end(place, low, high).await?)
+    }
+
+    async fn settled(&self, partition: &TopicPartition) -> Result<Range<Offset>> {
+        let topic = self.known_partition(partition)?;
+        let place = Place {
+            topic: &topic,
+            partition,
+        };
+        let (low, high) = self.partitions.decided(place).await?;
+        Ok(topic.base_of(low)..self.partitions.end(place, low, high).await?)
+    }
+
+    fn known_end(&self, partition: &TopicPartition) -> Offset {
+        let known = self.known_partition(partition);
+        known.map_or(0, |topic| {
+            self.partitions.known_end(Place {
+                topic: &topic,
+                partition,
+            })
+        })
     }
 
     async fn offset_at(&self, partition: &TopicPartition, time: Micros) -> Result<Offset> {

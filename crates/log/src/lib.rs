@@ -185,6 +185,15 @@ pub trait Log: std::fmt::Debug + Send + Sync + 'static {
     /// From the earliest offset that is still kept to the next one to be written.
     async fn offsets(&self, partition: &TopicPartition) -> Result<Range<Offset>>;
 
+    /// The same once everything that was committed before can be read, whoever committed it: what [`Log::consumed`] tells of may
+    /// be seen a little earlier than what was produced with it.
+    async fn settled(&self, partition: &TopicPartition) -> Result<Range<Offset>> {
+        self.offsets(partition).await
+    }
+
+    /// The offset after the last batch that is known here, or 0. All that this process has appended and committed is, once that has returned.
+    fn known_end(&self, partition: &TopicPartition) -> Offset;
+
     /// The base offset of the first batch appended at `time` or later; the end where there is none.
     async fn offset_at(&self, partition: &TopicPartition, time: Micros) -> Result<Offset>;
 

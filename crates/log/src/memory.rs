@@ -136,6 +136,12 @@ impl Log for MemoryLog {
         Ok(ends.start..ends.next)
     }
 
+    fn known_end(&self, partition: &TopicPartition) -> Offset {
+        let contents = self.contents.lock();
+        let known = contents.partition(partition);
+        known.map_or(0, |partition| partition.ends.borrow().next)
+    }
+
     async fn offset_at(&self, partition: &TopicPartition, time: Micros) -> Result<Offset> {
         let contents = self.contents.lock();
         let partition = contents.partition(partition)?;

@@ -23,13 +23,14 @@ pub enum ProblemKind {
     Conflict,
     TooBusy,
     Unavailable,
+    Behind,
     DiskFull,
     Internal,
 }
 
 impl ProblemKind {
     /// All of them, for documentation and tests.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::InvalidEvents,
         Self::BodyTooLarge,
         Self::DecompressionBomb,
@@ -47,6 +48,7 @@ impl ProblemKind {
         Self::Conflict,
         Self::TooBusy,
         Self::Unavailable,
+        Self::Behind,
         Self::DiskFull,
         Self::Internal,
     ];
@@ -100,6 +102,7 @@ impl ProblemKind {
             Self::Conflict => ("conflict", S::CONFLICT, "Something else was first"),
             Self::TooBusy => ("too-busy", S::TOO_MANY_REQUESTS, "More than can be taken now"),
             Self::Unavailable => ("unavailable", S::SERVICE_UNAVAILABLE, "Not available at the moment"),
+            Self::Behind => ("behind", S::SERVICE_UNAVAILABLE, "Not yet as far as that"),
             Self::DiskFull => ("disk-full", S::INSUFFICIENT_STORAGE, "The disk is full"),
             Self::Internal => ("internal", S::INTERNAL_SERVER_ERROR, "A fault in Headwater"),
         }

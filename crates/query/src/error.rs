@@ -213,7 +213,7 @@ fn kind_state(kind: ProblemKind) -> &'static str {
         ProblemKind::InvalidQuery | ProblemKind::UnknownParameter => "22023",
         ProblemKind::BodyTooLarge => "54000",
         ProblemKind::TooBusy => "53300",
-        ProblemKind::Unavailable => "57P03",
+        ProblemKind::Unavailable | ProblemKind::Behind => "57P03",
         ProblemKind::DiskFull => "53100",
         _ => "XX000",
     }

@@ -15,6 +15,7 @@ use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 use headwater_catalog::definition::Definition;
 use headwater_catalog::snapshot::{Snapshot, nearest};
+use headwater_event::stored::Stored;
 use headwater_grpc::status::status;
 use headwater_grpc::v1::query_server::{Query, QueryServer};
 use headwater_grpc::v1::rows_request::Of;
@@ -35,6 +36,7 @@ use crate::http::{events, find_view};
 use crate::question::{Asked, Given, row};
 use crate::session::{Answer, Session};
 use crate::shared::Shared;
+use crate::taken_in::{handed_in, taken_in};
 use crate::views::ViewRows;
 
 /// The service, to be put beside others on a port.
@@ -74,6 +76,7 @@ impl Query for Queries {
 async fn lookup(shared: &Arc<Shared>, request: LookupRequest) -> Result<LookupResponse, QueryError> {
     let snapshot = shared.parts.catalog.snapshot();
     let definition = find_view(&snapshot, &request.view)?;
+    taken_in(shared, std::slice::from_ref(definition), &stored(&request.min_offset)?).await?;
     let view = shared.views.open(definition).await?;
     let asked = key(&view, request.key)?;
     let question = asked.of(&view.schema)?;
@@ -131,8 +134,10 @@ async fn view_rows(shared: &Arc<Shared>, request: RowsRequest) -> Result<Answers
     let encoding = encoding(request.encoding)?;
     let snapshot = shared.parts.catalog.snapshot();
     let definition = view_of(&snapshot, request.of.as_ref())?;
+    let asked = asked(request)?;
+    taken_in(shared, std::slice::from_ref(definition), &asked.stored).await?;
     let view = shared.views.open(definition).await?;
-    let question = asked(request)?.of(&view.schema)?;
+    let question = asked.of(&view.schema)?;
     let name = view.definition.name.clone();
     let key = question.key(&view);
     let by_key = key.is_some();
@@ -187,14 +192,24 @@ fn asked(request: RowsRequest) -> Result<Asked<'static>, Problem> {
         order: order.map(|order| (order.column.into(), order.descending)).collect(),
         limit: request.limit.map(|limit| number("limit", limit)).transpose()?,
         offset: number("offset", request.offset)?,
+        stored: stored(&request.min_offset)?,
     })
+}
+
+/// What the caller has stored, and wants to see.
+fn stored(min_offset: &[String]) -> Result<Stored, Problem> {
+    let mut stored = Stored::default();
+    for text in min_offset {
+        stored.merge(&handed_in(text)?);
+    }
+    Ok(stored)
 }
 
 async fn sql(shared: &Arc<Shared>, request: SqlRequest) -> Result<Answers<SqlResponse>, QueryError> {
     let encoding = encoding(request.encoding)?;
     let parameters = request.parameters.into_iter().map(values::parameter);
     let parameters: Vec<ScalarValue> = parameters.collect::<Result<_, Problem>>()?;
-    let mut session = Session::new(Arc::clone(shared));
+    let mut session = Session::new(Arc::clone(shared)).with(stored(&request.min_offset)?);
     if !request.from.is_empty() {
         session = session.live_from(events::from("from", &request.from)?);
     }

@@ -16,6 +16,7 @@ pub mod reader;
 pub mod session;
 pub mod shared;
 pub mod tables;
+pub mod taken_in;
 pub mod upstream;
 pub mod value;
 pub mod views;

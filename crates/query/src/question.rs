@@ -14,12 +14,14 @@ use datafusion::common::{Column, ScalarValue};
 use datafusion::dataframe::DataFrame;
 use datafusion::logical_expr::{Expr, SortExpr, lit};
 use headwater_catalog::snapshot::nearest;
+use headwater_event::stored::Stored;
 use headwater_problem::{Problem, ProblemKind};
 
 use crate::error::QueryError;
 use crate::http::query_string::{self, invalid};
 use crate::session::Session;
 use crate::tables::view::ViewTable;
+use crate::taken_in::MIN_OFFSET;
 use crate::value;
 use crate::views::ViewRows;
 
@@ -35,6 +37,8 @@ pub struct Asked<'a> {
     pub order: Vec<(Cow<'a, str>, bool)>,
     pub limit: Option<usize>,
     pub offset: usize,
+    /// What has to be in the view before it is read.
+    pub stored: Stored,
 }
 
 /// A value that a column must have.
@@ -141,7 +145,7 @@ pub fn no_row(view: &str, one: bool) -> Problem {
 }
 
 fn unknown_column(name: &str, schema: &Schema) -> Problem {
-    query_string::unknown(name, names(schema).chain([ORDER, LIMIT, OFFSET]))
+    query_string::unknown(name, names(schema).chain([ORDER, LIMIT, OFFSET, MIN_OFFSET]))
 }
 
 fn names(schema: &Schema) -> impl Iterator<Item = &str> + Clone {

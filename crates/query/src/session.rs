@@ -19,6 +19,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 use chrono::DateTime;
+use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{ParamValues, ScalarValue};
 use datafusion::dataframe::DataFrame;
 use datafusion::execution::SessionState;
@@ -31,6 +32,7 @@ use headwater_engine::plan::{Input, Pipeline};
 use headwater_event::changes::{readable, readable_schema};
 use headwater_event::offset::{Offset, TopicPartition};
 use headwater_event::op::is_changelog;
+use headwater_event::stored::Stored;
 use headwater_problem::{Problem, ProblemKind};
 use headwater_sql::error::{Kind as SqlKind, SqlError};
 use headwater_sql::session::logical_plan;
@@ -40,8 +42,10 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 use crate::error::QueryError;
 use crate::execution;
 use crate::http::Rows;
+use crate::http::query_string::invalid;
 use crate::position::From;
 use crate::shared::Shared;
+use crate::taken_in::{MIN_OFFSET, taken_in};
 
 /// What a statement gave.
 pub enum Answer {
@@ -69,6 +73,8 @@ pub struct Session {
     context: SessionContext,
     /// Where live queries begin.
     from: From,
+    /// What has to be in what is read.
+    stored: Stored,
 }
 
 impl Session {
@@ -78,7 +84,14 @@ impl Session {
             shared,
             context,
             from: From::Latest,
+            stored: Stored::default(),
         }
+    }
+
+    /// A SELECT waits until this is in what it reads.
+    #[must_use]
+    pub fn with(self, stored: Stored) -> Self {
+        Self { stored, ..self }
     }
 
     /// Live queries begin here instead of now.
@@ -144,7 +157,26 @@ impl Session {
 
     async fn select(&self, select: &Select, parameters: &[ScalarValue]) -> Result<Answer, QueryError> {
         let plan = self.plan_query(select).await?;
+        if !self.stored.is_empty() {
+            taken_in(&self.shared, &self.read_by(&plan)?, &self.stored).await?;
+        }
         self.rows(plan, parameters)
+    }
+
+    /// The streams and views that a plan reads, in subqueries too.
+    fn read_by(&self, plan: &LogicalPlan) -> Result<Vec<Arc<Definition>>, QueryError> {
+        let snapshot = self.shared.parts.catalog.snapshot();
+        let mut read: Vec<Arc<Definition>> = Vec::new();
+        plan.apply_with_subqueries(|node| {
+            if let LogicalPlan::TableScan(scan) = node
+                && let Some(object) = snapshot.get(scan.table_name.table()).filter(|object| object.has_rows())
+                && read.iter().all(|known| known.id != object.id)
+            {
+                read.push(Arc::clone(object));
+            }
+            Ok(TreeNodeRecursion::Continue)
+        })?;
+        Ok(read)
     }
 
     /// The rows of a plan, parameters filled in.
@@ -195,6 +227,12 @@ impl Session {
     }
 
     async fn changes(&self, select: &Select) -> Result<Answer, QueryError> {
+        if !self.stored.is_empty() {
+            let problem = invalid(format!("'{MIN_OFFSET}' is of no use to a query that goes on for ever"));
+            return Err(problem
+                .hint("ask without it: what comes later is shown when it comes")
+                .into());
+        }
         let permit = self.shared.live_permit()?;
         let snapshot = self.shared.parts.catalog.snapshot();
         let name = format!("live-{}", self.shared.parts.ids.uuid());

@@ -27,6 +27,7 @@ use tracing::warn;
 
 use crate::error::QueryError;
 use crate::tables::catalog::{DATABASE, SCHEMA, databases};
+use crate::taken_in::Lineages;
 use crate::upstream::Upstream;
 use crate::views::Views;
 
@@ -69,6 +70,8 @@ pub struct QueryOptions {
     pub insert_bytes_max: usize,
     /// How long a CREATE or DROP waits until it has taken effect.
     pub apply_timeout: Duration,
+    /// How long a question waits until what its client has stored is in what it reads.
+    pub min_offset_timeout: Duration,
     /// Silence on a live connection after which something is sent to keep it open.
     pub heartbeat: Duration,
     /// What a live subscription reads ahead of each partition.
@@ -86,6 +89,7 @@ pub struct Shared {
     pub parts: Parts,
     pub options: QueryOptions,
     pub views: Arc<Views>,
+    pub(crate) lineages: Lineages,
     /// What every session begins with.
     state: MadeBy<SessionState>,
     live: Arc<Semaphore>,
@@ -105,6 +109,7 @@ impl Default for QueryOptions {
             sql_rows_bytes_max: 16 << 20,
             insert_bytes_max: 64 << 20,
             apply_timeout: Duration::from_secs(30),
+            min_offset_timeout: Duration::from_secs(5),
             heartbeat: Duration::from_secs(15),
             live_read_bytes_max: 256 << 10,
             live_max: 1000,
@@ -123,6 +128,7 @@ impl Shared {
         Ok(Arc::new(Self {
             state: Box::new(move || state.clone()),
             views,
+            lineages: Lineages::default(),
             live: Arc::new(Semaphore::new(options.live_max)),
             parts,
             options,

@@ -25,6 +25,7 @@ use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream};
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use headwater_event::clock::Clock;
+use headwater_event::stored::Stored;
 use headwater_grpc::status::problem;
 use headwater_grpc::v1::query_client::QueryClient;
 use headwater_grpc::v1::rows_request::Of;
@@ -141,6 +142,7 @@ impl Upstream {
         sql: &str,
         parameters: Vec<ScalarValue>,
         from: Option<&str>,
+        stored: Stored,
         bytes_max: usize,
     ) -> Result<Vec<Answer>, QueryError> {
         let statements = headwater_sql::parse::parse(sql)?;
@@ -160,6 +162,7 @@ impl Upstream {
             parameters: parameters.collect::<Result<_, _>>()?,
             from: from.unwrap_or_default().to_owned(),
             encoding: Encoding::Arrow.into(),
+            min_offset: min_offset(&stored),
         };
         let call = move |mut client: QueryClient<Channel>| {
             let request = request.clone();
@@ -249,7 +252,13 @@ fn rows_request(of: Of, asked: Asked<'_>) -> Result<RowsRequest, Problem> {
         limit: asked.limit.map(|limit| limit as u64),
         offset: asked.offset as u64,
         encoding: Encoding::Arrow.into(),
+        min_offset: min_offset(&asked.stored),
     })
+}
+
+fn min_offset(stored: &Stored) -> Vec<String> {
+    let text = (!stored.is_empty()).then(|| stored.to_string());
+    text.into_iter().collect()
 }
 
 /// A part of an answer.

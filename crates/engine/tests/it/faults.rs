@@ -187,6 +187,10 @@ impl Log for DamagedLog {
         self.memory.offsets(partition).await
     }
 
+    fn known_end(&self, partition: &TopicPartition) -> Offset {
+        self.memory.known_end(partition)
+    }
+
     async fn offset_at(&self, partition: &TopicPartition, time: Micros) -> Result<Offset> {
         self.memory.offset_at(partition, time).await
     }

@@ -14,10 +14,11 @@ use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::StreamWriter;
 use headwater_catalog::definition::Definition;
 
+use crate::ingest::Kept;
 use crate::ingest::error::IngestError;
 
-/// Which rows were stored, and which had been before; `None` where this process is to store them.
-pub type Forwarded<'a> = Pin<Box<dyn Future<Output = Option<Result<Vec<bool>, IngestError>>> + Send + 'a>>;
+/// What became of the rows; `None` where this process is to store them.
+pub type Forwarded<'a> = Pin<Box<dyn Future<Output = Option<Result<Kept, IngestError>>> + Send + 'a>>;
 
 /// The way to the other gateways.
 pub trait Forward: Debug + Send + Sync {

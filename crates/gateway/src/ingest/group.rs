@@ -1,18 +1,21 @@
 //! Requests whose events are stored together.
 
+use std::sync::Arc;
+
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
 use arrow::error::ArrowError;
 use headwater_event::clock::Micros;
+use headwater_event::stored::Stored;
 use headwater_problem::ERRORS_MAX;
 use headwater_schema::dead_letter::DeadLetter;
 use headwater_schema::decode::Failure;
 use headwater_schema::future::{self, TooFar};
 use tokio::sync::oneshot;
 
-use crate::ingest::Accepted;
 use crate::ingest::budget::Reservation;
 use crate::ingest::error::IngestError;
+use crate::ingest::{Accepted, Kept};
 
 /// Where the answer to a request goes. Holds the request's part of the budget until then.
 pub(super) struct Reply {
@@ -24,7 +27,7 @@ pub(super) struct Reply {
 pub(super) enum Sender {
     Client(oneshot::Sender<Result<Accepted, IngestError>>),
     /// Another gateway, which wants to know it of each row.
-    Gateway(oneshot::Sender<Result<Vec<bool>, IngestError>>),
+    Gateway(oneshot::Sender<Result<Kept, IngestError>>),
 }
 
 /// One request of a group.
@@ -133,8 +136,9 @@ impl Group {
     }
 
     /// Answers every request of the group. `fresh` says of each row whether it was stored; all were,
-    /// where there is nothing.
-    pub(super) fn answer(self, fresh: Option<&[bool]>) {
+    /// where there is nothing. `stored` is where all of them are, which is as good for each as its own place: they came with one append.
+    pub(super) fn answer(self, fresh: Option<&[bool]>, stored: &Stored) {
+        let text: Arc<str> = stored.to_string().into();
         let mut row = 0;
         for part in self.parts {
             let own = row..row + part.rows;
@@ -149,10 +153,12 @@ impl Group {
                     duplicates,
                     rejected: part.rejected,
                     failures: part.failures,
+                    stored: Arc::clone(&text),
                 }))),
                 Sender::Gateway(gateway) => {
                     let fresh = fresh.map_or_else(|| vec![true; part.rows], <[bool]>::to_vec);
-                    drop(gateway.send(Ok(fresh)));
+                    let stored = stored.clone();
+                    drop(gateway.send(Ok(Kept { fresh, stored })));
                 }
             }
         }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use arrow::array::RecordBatch;
 use bytes::Bytes;
 use headwater_catalog::definition::{Definition, Stream};
+use headwater_event::stored::Stored;
 use headwater_problem::ERRORS_MAX;
 use headwater_schema::conform::conform;
 use headwater_schema::dead_letter::DeadLetter;
@@ -181,7 +182,7 @@ impl Lane {
             now,
         })?;
         if group.is_empty() {
-            group.answer(None);
+            group.answer(None, &Stored::default());
             return None;
         }
         Some(group)

@@ -8,12 +8,14 @@ use arrow::compute::filter_record_batch;
 use headwater_catalog::definition::{DEAD_LETTERS, Idempotency};
 use headwater_event::offset::TopicPartition;
 use headwater_event::partition::{partitions_of, split};
+use headwater_event::stored::Stored;
 use headwater_log::error::{Error as LogError, Kind};
 use headwater_log::{Commit, Produced};
 use headwater_schema::dead_letter;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
+use crate::ingest::Kept;
 use crate::ingest::error::IngestError;
 use crate::ingest::group::Group;
 use crate::ingest::keys::{self, Keys, KeysOptions, Screened};
@@ -94,17 +96,55 @@ impl Place {
 
 /// Stores a group, and answers.
 async fn append(lane: &Lane, group: Group) {
-    let stored = match produced(lane, &group.rows, &group) {
-        Ok(batches) => lane.shared.log.append(batches).await.map_err(IngestError::from),
-        Err(error) => Err(error),
+    let stored = async {
+        let batches = produced(lane, &group.rows, &group)?;
+        let written = written(lane, &batches);
+        lane.shared.log.append(batches).await?;
+        Ok(place(lane, &written))
     };
-    match stored {
-        Ok(_) => {
+    match stored.await {
+        Ok(stored) => {
             lane.metrics.count_letters(&group.letters);
-            group.answer(None);
+            group.answer(None, &stored);
         }
         Err(error) => group.refuse(&error),
     }
+}
+
+/// The partitions of the stream that batches go to.
+fn written(lane: &Lane, batches: &[Produced]) -> Vec<u32> {
+    let of_stream = batches.iter().filter(|batch| batch.partition.topic == lane.topic);
+    match lane.stream.topic {
+        None => of_stream.map(|batch| batch.partition.partition).collect(),
+        // Where an event lies there, its key decides.
+        Some(_) => of_stream.take(1).flat_map(|_| 0..lane.stream.partitions).collect(),
+    }
+}
+
+/// How far partitions of the stream have come with what this process has stored there.
+fn place(lane: &Lane, partitions: &[u32]) -> Stored {
+    let mut stored = Stored::default();
+    for &partition in partitions {
+        let of_stream = TopicPartition::new(Arc::clone(&lane.topic), partition);
+        let end = lane.shared.log.known_end(&of_stream);
+        if end > 0 {
+            stored.note(lane.definition.id, partition, end);
+        }
+    }
+    stored
+}
+
+/// How far the stream has come: with events that had been stored before, wherever that was and by whomever.
+async fn end_of_stream(lane: &Lane) -> Result<Stored, IngestError> {
+    let mut stored = Stored::default();
+    for partition in 0..lane.stream.partitions {
+        let of_stream = TopicPartition::new(Arc::clone(&lane.topic), partition);
+        let end = lane.shared.log.settled(&of_stream).await?.end;
+        if end > 0 {
+            stored.note(lane.definition.id, partition, end);
+        }
+    }
+    Ok(stored)
 }
 
 /// Stores the groups of a stream with an idempotency key: one commit at a time, so that what was
@@ -127,9 +167,9 @@ async fn store_new(lane: Arc<Lane>, idempotency: Idempotency, mut groups: mpsc::
             result = commit_new(&lane, &idempotency, &mut keys, group.as_ref()).await;
         }
         match (result, group) {
-            (Ok(screened), Some(group)) => {
+            (Ok(kept), Some(group)) => {
                 lane.metrics.count_letters(&group.letters);
-                group.answer(Some(&screened.fresh));
+                group.answer(Some(&kept.fresh), &kept.stored);
             }
             (Ok(_), None) => {}
             (Err(error), Some(group)) => group.refuse(&error),
@@ -160,12 +200,12 @@ async fn commit_new(
     idempotency: &Idempotency,
     opened: &mut Option<Keys>,
     group: Option<&Group>,
-) -> Result<Screened, IngestError> {
+) -> Result<Kept, IngestError> {
     let shared = &lane.shared;
-    if let Some(screened) = elsewhere(lane, group).await? {
+    if let Some(kept) = elsewhere(lane, group).await? {
         // Whoever has the keys writes new ones: those that are known here are outdated.
         *opened = None;
-        return Ok(screened);
+        return Ok(kept);
     }
     let now = group.map_or_else(|| shared.clock.now(), |group| group.now);
     if opened.is_none() {
@@ -186,22 +226,31 @@ async fn commit_new(
         batches = produced(lane, &rows, group)?;
     }
     let swept = keys.sweep(now, shared.clock.elapsed())?;
-    if batches.is_empty() && swept.is_empty() {
-        return Ok(screened);
-    }
-    let commit = Commit {
-        consumed: Vec::new(),
-        produced: batches,
-        state: vec![keys.write(swept, &screened.keys, now)],
+    // Before the commit, so that what fails here has stored nothing.
+    let mut stored = match screened.fresh.iter().all(|&fresh| fresh) {
+        true => Stored::default(),
+        false => end_of_stream(lane).await?,
     };
-    shared.log.commit(&keys.claim, commit).await?;
-    keys.remember(&screened.keys, now);
-    Ok(screened)
+    let written = written(lane, &batches);
+    if !(batches.is_empty() && swept.is_empty()) {
+        let commit = Commit {
+            consumed: Vec::new(),
+            produced: batches,
+            state: vec![keys.write(swept, &screened.keys, now)],
+        };
+        shared.log.commit(&keys.claim, commit).await?;
+        keys.remember(&screened.keys, now);
+    }
+    stored.merge(&place(lane, &written));
+    Ok(Kept {
+        fresh: screened.fresh,
+        stored,
+    })
 }
 
 /// Has a group stored by the gateway that has the stream's keys, if that is another one. Its dead letters after it: if they can't be, the
 /// client sends it all again.
-async fn elsewhere(lane: &Lane, group: Option<&Group>) -> Result<Option<Screened>, IngestError> {
+async fn elsewhere(lane: &Lane, group: Option<&Group>) -> Result<Option<Kept>, IngestError> {
     let Some(forward) = &lane.shared.forward else {
         return Ok(None);
     };
@@ -211,19 +260,19 @@ async fn elsewhere(lane: &Lane, group: Option<&Group>) -> Result<Option<Screened
     }
     // Sweeping is for the one that has the keys.
     let Some(group) = group else {
-        return Ok(Some(Screened::default()));
+        return Ok(Some(Kept::default()));
     };
-    let mut screened = Screened::default();
+    let mut kept = Kept::default();
     if group.rows.num_rows() > 0 {
         match forward.store(&owner, &lane.definition, &group.rows).await {
-            Some(fresh) => screened.fresh = fresh?,
+            Some(by_other) => kept = by_other?,
             None => return Ok(None),
         }
     }
     if let Some(letters) = letters(lane, group)? {
         lane.shared.log.append(vec![letters]).await?;
     }
-    Ok(Some(screened))
+    Ok(Some(kept))
 }
 
 fn keys_options(lane: &Lane) -> KeysOptions {

@@ -15,6 +15,7 @@ use headwater_catalog::store::Catalog;
 use headwater_event::clock::ManualClock;
 use headwater_event::id::Ids;
 use headwater_event::offset::TopicPartition;
+use headwater_event::stored::Stored;
 use headwater_gateway::http::{HttpDoor, HttpOptions, router};
 use headwater_gateway::ingest::error::IngestError;
 use headwater_gateway::ingest::{Accepted, Ingest, IngestOptions};
@@ -145,9 +146,21 @@ impl Fixture {
     }
 }
 
+/// What became of the events, but for where they are.
 pub async fn send(ingest: &Ingest, stream: &str, body: &str, on_error: OnError) -> Result<Accepted, IngestError> {
     let body = Bytes::copy_from_slice(body.as_bytes());
-    ingest.send(stream, body, Format::NdJson, on_error, "test").await
+    let accepted = ingest.send(stream, body, Format::NdJson, on_error, "test").await?;
+    Ok(Accepted {
+        stored: Arc::default(),
+        ..accepted
+    })
+}
+
+/// Where the events are, with those that had been stored before.
+pub async fn place(ingest: &Ingest, stream: &str, body: &str) -> Stored {
+    let body = Bytes::copy_from_slice(body.as_bytes());
+    let accepted = ingest.send(stream, body, Format::NdJson, OnError::Reject, "test").await;
+    accepted.unwrap().stored.parse().unwrap()
 }
 
 pub fn click(id: &str, user: &str) -> String {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use headwater_event::stored::Stored;
 use headwater_gateway::grpc::Door;
 use headwater_gateway::http::HttpOptions;
 use headwater_gateway::ingest::IngestOptions;
@@ -53,9 +54,11 @@ async fn events_are_stored_in_every_format() {
 
     let mut again = events(click("e1", "u1"));
     again.stream = "unique_clicks".to_owned();
-    client.send(again.clone()).await.unwrap();
+    let first = client.send(again.clone()).await.unwrap().into_inner();
     let answer = client.send(again).await.unwrap().into_inner();
     assert_eq!((answer.accepted, answer.duplicates), (0, 1));
+    let [first, again] = [first, answer].map(|answer| answer.offset.parse::<Stored>().unwrap());
+    assert!(!first.is_empty() && again.covers(&first));
 }
 
 #[tokio::test]

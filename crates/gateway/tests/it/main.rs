@@ -9,3 +9,4 @@ mod grpc;
 mod http;
 mod keys;
 mod pipeline;
+mod place;

@@ -181,7 +181,7 @@ async fn rows_of_an_insert_get_their_defaults() {
     let fixture = Fixture::new().await;
     let users: ArrayRef = Arc::new(StringArray::from(vec!["u1", "u2"]));
     let rows = RecordBatch::try_from_iter([("user_id", users)]).unwrap();
-    assert_eq!(fixture.ingest.append("clicks", rows).await.unwrap(), accepted(2));
+    assert_eq!(fixture.ingest.append("clicks", rows).await.unwrap().accepted, 2);
     assert_eq!(fixture.texts("clicks", "user_id").await, ["u1", "u2"]);
 
     let ids: ArrayRef = Arc::new(StringArray::from(vec!["e1"]));

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use headwater_catalog::definition::Definition;
+use headwater_gateway::http::OFFSET_HEADER;
+use headwater_gateway::ingest::Kept;
 use headwater_gateway::ingest::error::IngestError;
 use headwater_gateway::ingest::forward::{Forward, Forwarded, SECRET_HEADER, encode};
 use headwater_log::work::Work;
@@ -54,7 +56,7 @@ impl OverHttp {
         })
     }
 
-    async fn send(&self, to: &str, stream: &Definition, rows: &RecordBatch) -> Result<Vec<bool>, Failure> {
+    async fn send(&self, to: &str, stream: &Definition, rows: &RecordBatch) -> Result<Kept, Failure> {
         let unknown = |why: String| Failure::Unknown(format!("the gateway at {to} has the stream's keys: {why}"));
         let mut url = Url::parse(&format!("http://{to}/internal")).map_err(|error| unknown(error.to_string()))?;
         if let Ok(mut path) = url.path_segments_mut() {
@@ -66,19 +68,24 @@ impl OverHttp {
         let request = self.http.post(url).header(SECRET_HEADER, &*secret).body(body);
         let answered = self.sockets.spawn(async move {
             let answer = request.send().await?;
-            Ok::<_, reqwest::Error>((answer.status(), answer.bytes().await?))
+            let stored = answer.headers().get(OFFSET_HEADER).cloned();
+            Ok::<_, reqwest::Error>((answer.status(), stored, answer.bytes().await?))
         });
         let answered = answered.await.map_err(|error| unknown(error.to_string()))?;
-        let (status, bytes) = answered.map_err(|error| match error.is_connect() {
+        let (status, stored, bytes) = answered.map_err(|error| match error.is_connect() {
             true => Failure::Away,
             false => unknown(error.to_string()),
         })?;
         if status != StatusCode::OK {
             return Err(unknown(format!("it answers with {status}")));
         }
-        match bytes.len() == rows.num_rows() {
-            true => Ok(bytes.iter().map(|&fresh| fresh == 1).collect()),
-            false => Err(unknown("its answer is for other rows".to_owned())),
+        let stored = stored.and_then(|stored| stored.to_str().ok()?.parse().ok());
+        match stored.filter(|_| bytes.len() == rows.num_rows()) {
+            Some(stored) => Ok(Kept {
+                fresh: bytes.iter().map(|&fresh| fresh == 1).collect(),
+                stored,
+            }),
+            None => Err(unknown("its answer is for other rows".to_owned())),
         }
     }
 }
@@ -98,12 +105,16 @@ impl Forward for OverHttp {
             let to = self.cluster.address_of(owner)?;
             let lots = rows.get_array_memory_size().div_ceil(BYTES_MAX).max(1);
             let lot_rows = rows.num_rows().div_ceil(lots).max(1);
-            let mut fresh = Vec::with_capacity(rows.num_rows());
-            while fresh.len() < rows.num_rows() {
-                let count = lot_rows.min(rows.num_rows() - fresh.len());
-                match self.send(&to, stream, &rows.slice(fresh.len(), count)).await {
-                    Ok(of_lot) => fresh.extend(of_lot),
-                    Err(Failure::Away) if fresh.is_empty() => return None,
+            let mut kept = Kept::default();
+            while kept.fresh.len() < rows.num_rows() {
+                let done = kept.fresh.len();
+                let count = lot_rows.min(rows.num_rows() - done);
+                match self.send(&to, stream, &rows.slice(done, count)).await {
+                    Ok(of_lot) => {
+                        kept.fresh.extend(of_lot.fresh);
+                        kept.stored.merge(&of_lot.stored);
+                    }
+                    Err(Failure::Away) if done == 0 => return None,
                     Err(failure) => {
                         if let Failure::Unknown(why) = failure {
                             tracing::warn!(stream = stream.name, "{why}");
@@ -114,7 +125,7 @@ impl Forward for OverHttp {
                     }
                 }
             }
-            Some(Ok(fresh))
+            Some(Ok(kept))
         })
     }
 }

@@ -89,6 +89,14 @@ pub const KEYS: &[Key] = &[
         },
     },
     Key {
+        name: "query.min_offset_timeout",
+        about: "how long a question waits until what its client has stored is in what it reads",
+        set: |config, text| {
+            config.query.min_offset_timeout = duration(text)?;
+            Ok(())
+        },
+    },
+    Key {
         name: "memory.limit",
         about: "for the whole process; half of the machine's unless given",
         set: |config, text| {

@@ -5,8 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use headwater_grpc::v1::LookupRequest;
+use headwater_grpc::v1::query_client::QueryClient;
+use headwater_grpc::v1::value::Kind;
 use headwater_test_servers::kafka::{self, Kafka};
 use serde_json::{Value, json};
+use tonic::Code;
 
 use crate::crash::{self, Load};
 use crate::server::Server;
@@ -141,6 +145,134 @@ async fn roles_are_kept_to() {
     assert_eq!(statuses["processes"].as_array().map(Vec::len), Some(3), "{statuses:#}");
     assert_eq!(statuses["leader"], id(&processor).await);
     assert!(!statuses.to_string().contains("secret"));
+}
+
+/// Who has stored events at a gateway sees them in the next answer of a query server, through all stages and queries, wherever these run; and hears in time
+/// where that can't be.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_gateway_took_a_query_server_shows() {
+    const ROUNDS: u64 = 40;
+    let Some(broker) = tokio::task::block_in_place(kafka::shared) else {
+        return;
+    };
+    let mut processors = [
+        process(broker, "written", "processor"),
+        process(broker, "written", "processor"),
+    ];
+    for processor in &mut processors {
+        processor.start().await;
+    }
+    let mut gateways = [
+        process(broker, "written", "gateway"),
+        process(broker, "written", "gateway"),
+    ];
+    for gateway in &mut gateways {
+        gateway.start().await;
+    }
+    let mut query = process(broker, "written", "query").with("query.min_offset_timeout=20s");
+    query.start().await;
+    let (first, second) = (id(&processors[0]).await, id(&processors[1]).await);
+    until_at_work(&processors[0], &[&first, &second]).await;
+
+    let client = reqwest::Client::new();
+    // Stores ten events of one bucket, half of them odd; what the answer says about where they are.
+    let send = async |gateway: &Server, round: u64| {
+        let event = |n: u64| {
+            let n = round * 10 + n;
+            json!({"id": format!("{n}"), "key": format!("k{}", n % 3), "n": n * 7, "at": 1_700_000_000_000 + n})
+        };
+        let events: Vec<_> = (0..10).map(event).collect();
+        let request = client.post(format!("{}/v1/streams/events/events", gateway.url()));
+        let answer = request.json(&events).send().await.expect("an answer");
+        assert_eq!(answer.status(), 200, "{}", gateway.log());
+        answer.headers()["headwater-offset"]
+            .to_str()
+            .expect("a token")
+            .to_owned()
+    };
+    let ask = async |sql: &str, min_offset: &str| {
+        let request = client.post(format!("{}/v1/sql?min_offset={min_offset}", query.url()));
+        let answer = request.json(&json!({"sql": sql})).send().await.expect("an answer");
+        let (status, headers) = (answer.status(), answer.headers().clone());
+        (status, headers, answer.json::<Value>().await.expect("JSON"))
+    };
+    let mut tokens = Vec::new();
+    let mut slowest = Duration::ZERO;
+    for round in 0..ROUNDS {
+        let gateway = &gateways[round as usize % 2];
+        tokens.push(send(gateway, round).await);
+        let events = (round + 1) * 10;
+        for (sql, expected) in [
+            ("SELECT sum(events) AS n FROM per_key", events),
+            ("SELECT sum(events) AS n FROM per_bucket", events),
+            ("SELECT sum(events) AS n FROM odd_per_key", events / 2),
+        ] {
+            let started = Instant::now();
+            let (status, _, answer) = ask(sql, &tokens.join(",")).await;
+            assert_eq!(
+                answer["rows"],
+                json!([{"n": expected}]),
+                "{status} {sql} in round {round}: {answer}"
+            );
+            slowest = slowest.max(started.elapsed());
+        }
+        // What the other gateway has taken before is a duplicate here, and found all the same.
+        let again = send(&gateways[(round as usize + 1) % 2], round).await;
+        let (_, _, answer) = ask("SELECT sum(events) AS n FROM per_bucket", &again).await;
+        assert_eq!(answer["rows"], json!([{"n": events}]), "round {round}: {answer}");
+    }
+    println!("{slowest:?} for the slowest answer");
+
+    // Nobody computes any more.
+    for processor in &processors {
+        processor.signal("STOP");
+    }
+    query.kill();
+    let mut query = query.with("query.min_offset_timeout=1s");
+    query.start().await;
+    let token = send(&gateways[0], ROUNDS).await;
+    let path = format!("{}/v1/views/per_bucket?min_offset={token}", query.url());
+    let answer = client.get(&path).send().await.expect("an answer");
+    assert_eq!(
+        (answer.status().as_u16(), &answer.headers()["retry-after"]),
+        (503, &"1".parse().expect("a value"))
+    );
+    let problem = answer.text().await.expect("a text");
+    assert!(
+        problem.contains("/problems/behind") && problem.contains("'per_bucket' has not taken in"),
+        "{problem}"
+    );
+    let address = format!("http://127.0.0.1:{}", query.grpc_port);
+    let mut grpc = QueryClient::connect(address).await.expect("a connection");
+    let lookup = LookupRequest {
+        view: "per_key".to_owned(),
+        key: [("key".to_owned(), Kind::Text("k1".to_owned()).into())].into(),
+        min_offset: vec![token.clone()],
+    };
+    let refused = grpc.lookup(lookup.clone()).await.expect_err("nobody computes");
+    assert_eq!(refused.code(), Code::DeadlineExceeded, "{refused:?}");
+    // Others are answered meanwhile.
+    let plain = LookupRequest {
+        min_offset: Vec::new(),
+        ..lookup.clone()
+    };
+    grpc.lookup(plain).await.expect("the row as it is");
+    for processor in &processors {
+        processor.signal("CONT");
+    }
+    let started = Instant::now();
+    while let Err(refused) = grpc.lookup(lookup.clone()).await {
+        assert_eq!(refused.code(), Code::DeadlineExceeded, "{refused:?}");
+        assert!(started.elapsed() < PATIENCE, "{}", processors[0].log());
+    }
+    loop {
+        let status = reqwest::get(&path).await.expect("an answer").status().as_u16();
+        if status == 200 {
+            break;
+        }
+        assert_eq!(status, 503);
+        assert!(started.elapsed() < PATIENCE, "{}", processors[0].log());
+    }
 }
 
 /// An event that is sent to several gateways, at once and again after one of them is gone, is there once.

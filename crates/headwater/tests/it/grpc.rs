@@ -330,6 +330,7 @@ async fn a_view_can_be_looked_up_while_others_are_made() {
         let request = LookupRequest {
             view: "page_clicks".to_owned(),
             key: key.clone().into(),
+            ..LookupRequest::default()
         };
         let row = client.lookup(request).await.expect("a row").into_inner().row;
         assert_eq!(row.len(), 5);

@@ -68,6 +68,46 @@ pub(super) async fn a_commit_shows_everything_together<B: Backend>(backend: &B) 
     Ok(())
 }
 
+/// Whoever sees how far an owner is finds all that came of it, while others commit to the same partition.
+pub(super) async fn what_was_consumed_has_its_output<B: Backend>(backend: &B) -> Result<()> {
+    const COMMITS: u64 = 60;
+    let log = backend.open("settled")?;
+    log.create_topic(spec("in", 1)).await?;
+    log.create_topic(spec("out", 1)).await?;
+    let (input, output) = (TopicPartition::new("in", 0), TopicPartition::new("out", 0));
+    let work = async |owner: &str| {
+        let claim = log.claim(owner).await?;
+        for number in 1..=COMMITS {
+            let commit = Commit {
+                consumed: vec![(input.clone(), number)],
+                produced: vec![produced("out", 0, [1])],
+                state: Vec::new(),
+            };
+            let placed = log.commit(&claim, commit).await?;
+            assert!(log.known_end(&output) > placed[0]);
+        }
+        Ok::<_, Error>(())
+    };
+    let look = async {
+        let mut consumed = 0;
+        while consumed < COMMITS {
+            consumed = log.consumed("one").await?.get(&input).copied().unwrap_or_default();
+            let end = log.settled(&output).await?.end;
+            let rows: usize = read_all(&*log, &output, 0)
+                .await?
+                .iter()
+                .filter(|batch| batch.base < end)
+                .map(|batch| batch.rows.num_rows())
+                .sum();
+            assert!(rows as u64 >= consumed, "{rows} rows of {consumed} commits");
+            tokio::task::yield_now().await;
+        }
+        Ok(())
+    };
+    futures::try_join!(work("one"), work("other"), look)?;
+    Ok(())
+}
+
 /// Whoever claimed last may commit; the earlier one is told so, and changes nothing.
 pub(super) async fn a_later_claim_fences_the_earlier<B: Backend>(backend: &B) -> Result<()> {
     let log = backend.open("fence")?;

@@ -29,6 +29,8 @@ pub(super) struct Cluster {
     pub connection: Connection,
     /// For questions.
     pub asking: Arc<Consumer>,
+    /// For those about what is not decided yet, too.
+    pub asking_for_all: Arc<Consumer>,
     admin: Arc<AdminClient<Context>>,
     replication: i32,
 }
@@ -39,6 +41,7 @@ impl Cluster {
         let connection = Connection::new(&options.brokers, &options.prefix, &options.security);
         Ok(Self {
             asking: Arc::new(connection.reach()?),
+            asking_for_all: Arc::new(connection.everything()?),
             admin: Arc::new(connection.admin()?),
             connection,
             replication: options.replication.map_or(-1, i32::from),

@@ -122,12 +122,17 @@ impl Connection {
         })
     }
 
+    /// A consumer of what is committed and what may be.
+    pub(super) fn everything(&self) -> Result<Consumer> {
+        let mut config = self.common.clone();
+        config.set("group.id", GROUP).set("isolation.level", "read_uncommitted");
+        Ok(config.create_with_context(self.context.clone())?)
+    }
+
     /// Returns when all that stands in the partition by now is decided: committed, or taken back. Until then a reader of what is committed doesn't come
     /// to what stands behind it. Blocks.
     pub fn decided(&self, topic: &str, partition: i32) -> Result<()> {
-        let mut config = self.common.clone();
-        config.set("group.id", GROUP).set("isolation.level", "read_uncommitted");
-        let everything: Consumer = config.create_with_context(self.context.clone())?;
+        let everything = self.everything()?;
         let (_, end) = everything.fetch_watermarks(topic, partition, ANSWER_TIME_MAX)?;
         let committed = self.consumer()?;
         for _ in 0..DECIDED_POLLS_MAX {

@@ -32,6 +32,7 @@ pub(super) struct Partitions {
     pub(super) looking: Readers,
     /// For questions about partitions.
     asking: Arc<Consumer>,
+    asking_for_all: Arc<Consumer>,
     asked: Mutex<HashMap<(i64, TopicPartition), Arc<Asked>>>,
     /// Where partitions end, as far as this process knows.
     ends: Mutex<HashMap<(i64, TopicPartition), End>>,
@@ -67,11 +68,18 @@ pub(super) struct Written {
 }
 
 impl Partitions {
-    pub fn new(connection: &Connection, asking: Arc<Consumer>, clock: Arc<dyn Clock>, ahead_bytes: usize) -> Self {
+    pub fn new(
+        connection: &Connection,
+        asking: Arc<Consumer>,
+        asking_for_all: Arc<Consumer>,
+        clock: Arc<dyn Clock>,
+        ahead_bytes: usize,
+    ) -> Self {
         Self {
             readers: Readers::new(connection.clone(), clock.clone(), ahead_bytes),
             looking: Readers::new(connection.clone(), clock, ahead_bytes),
             asking,
+            asking_for_all,
             asked: Mutex::default(),
             ends: Mutex::default(),
         }
@@ -101,6 +109,26 @@ impl Partitions {
         }
     }
 
+    /// The same when all is decided that stands in the partition by now. A transaction of another's that is still open hides what
+    /// stands behind it, also where that is committed.
+    pub async fn decided(&self, place: Place<'_>) -> Result<(i64, i64)> {
+        let (_, end) = Self::watermarks(&self.asking_for_all, place).await?;
+        loop {
+            let (low, high) = self.bounds(place).await?;
+            if high >= end {
+                return Ok((low, high));
+            }
+            pause(DECIDED_POLL_TIME).await;
+        }
+    }
+
+    /// The offset after the last batch that this process knows of.
+    pub fn known_end(&self, place: Place<'_>) -> Offset {
+        let ends = self.ends.lock();
+        let key = (place.topic.id, place.partition.clone());
+        ends.get(&key).map_or(0, |end| end.next)
+    }
+
     async fn ask_bounds(&self, place: Place<'_>) -> Result<(i64, i64)> {
         let key = (place.topic.id, place.partition.clone());
         let asked = self.asked.lock().entry(key).or_default().clone();
@@ -111,13 +139,13 @@ impl Partitions {
             return Ok(bounds);
         }
         let now = asked.begun.fetch_add(1, Ordering::Relaxed) + 1;
-        let bounds = self.ask_bounds_now(place).await?;
+        let bounds = Self::watermarks(&self.asking, place).await?;
         *last = (now, bounds);
         Ok(bounds)
     }
 
-    async fn ask_bounds_now(&self, place: Place<'_>) -> Result<(i64, i64)> {
-        let (asking, topic) = (self.asking.clone(), place.topic.kafka.clone());
+    async fn watermarks(asking: &Arc<Consumer>, place: Place<'_>) -> Result<(i64, i64)> {
+        let (asking, topic) = (asking.clone(), place.topic.kafka.clone());
         let partition = i32::try_from(place.partition.partition).unwrap_or(i32::MAX);
         blocking(move || {
             // A topic that was made just now isn't known to every broker yet.

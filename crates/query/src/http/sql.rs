@@ -8,12 +8,13 @@
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
+use axum::extract::{RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use datafusion::common::ScalarValue;
 use futures::TryStreamExt;
+use headwater_event::stored::Stored;
 use headwater_problem::{Problem, ProblemKind};
 use http::StatusCode;
 use http::header::{CONTENT_TYPE, HeaderMap};
@@ -22,10 +23,11 @@ use serde_json::{Value, json};
 
 use crate::error::QueryError;
 use crate::http::events;
-use crate::http::query_string::invalid;
+use crate::http::query_string::{self, invalid};
 use crate::http::rows::{self, Encoder, Form};
 use crate::session::{Answer, Session};
 use crate::shared::Shared;
+use crate::taken_in::{MIN_OFFSET, handed_in, in_headers};
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -39,6 +41,7 @@ struct Request {
 
 pub async fn run(
     State(shared): State<Arc<Shared>>,
+    RawQuery(query): RawQuery,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Response {
@@ -48,12 +51,13 @@ pub async fn run(
         let form = Form::accepted(&headers, Form::Json)?;
         let parameters = request.params.iter().map(parameter).collect::<Result<Vec<_>, _>>()?;
         let from = request.from.as_deref();
+        let stored = stored(query.as_deref().unwrap_or_default(), &headers)?;
         let answers = match &shared.parts.upstream {
             Some(upstream) => {
                 let bytes_max = shared.options.sql_rows_bytes_max;
-                upstream.sql(&request.sql, parameters, from, bytes_max).await?
+                upstream.sql(&request.sql, parameters, from, stored, bytes_max).await?
             }
-            None => execute(&shared, &request.sql, &parameters, from).await?,
+            None => execute(&shared, &request.sql, &parameters, from, stored).await?,
         };
         answer(form, answers, shared.options.sql_rows_bytes_max).await
     };
@@ -67,12 +71,25 @@ async fn execute(
     sql: &str,
     parameters: &[ScalarValue],
     from: Option<&str>,
+    stored: Stored,
 ) -> Result<Vec<Answer>, QueryError> {
-    let mut session = Session::new(Arc::clone(shared));
+    let mut session = Session::new(Arc::clone(shared)).with(stored);
     if let Some(from) = from {
         session = session.live_from(events::from("from", from)?);
     }
     session.execute(sql, parameters).await
+}
+
+/// What has to be in what the statements read: the one parameter that there is, or a header.
+fn stored(query: &str, headers: &HeaderMap) -> Result<Stored, Problem> {
+    let mut stored = in_headers(headers)?;
+    for (name, text) in query_string::parse(query)? {
+        match &*name {
+            MIN_OFFSET => stored.merge(&handed_in(&text)?),
+            _ => return Err(query_string::unknown(&name, [MIN_OFFSET].into_iter())),
+        }
+    }
+    Ok(stored)
 }
 
 async fn answer(form: Form, mut answers: Vec<Answer>, bytes_max: usize) -> Result<Response, QueryError> {

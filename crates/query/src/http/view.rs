@@ -25,6 +25,7 @@ use crate::http::rows::{self, Form};
 use crate::question::{Asked, Given, LIMIT, OFFSET, ORDER, Question, no_row, row};
 use crate::session::Session;
 use crate::shared::Shared;
+use crate::taken_in::{MIN_OFFSET, handed_in, in_headers, taken_in};
 use crate::upstream::Upstream;
 use crate::views::ViewRows;
 
@@ -73,7 +74,7 @@ fn response(answer: Result<Response, QueryError>) -> Response {
 
 async fn answer_of(upstream: &Upstream, of: Of, query: &str, headers: &HeaderMap) -> Result<Response, QueryError> {
     let form = Form::accepted(headers, Form::JsonArray)?;
-    let asked = asked(query)?;
+    let asked = asked(query, headers)?;
     let of_one_row = asked.equal.is_empty();
     let mut found = upstream.rows(of, asked).await?;
     if found.by_key && form == Form::JsonArray {
@@ -92,7 +93,8 @@ async fn answer(
     headers: &HeaderMap,
 ) -> Result<Response, QueryError> {
     let form = Form::accepted(headers, Form::JsonArray)?;
-    let asked = asked(query)?;
+    let asked = asked(query, headers)?;
+    taken_in(shared, std::slice::from_ref(definition), &asked.stored).await?;
     let view = shared.views.open(definition).await?;
     let question = asked.of(&view.schema)?;
     match question.key(&view).filter(|_| form == Form::JsonArray) {
@@ -121,14 +123,18 @@ async fn many(
     rows::response(form, schema, rows.map_err(QueryError::from).boxed()).await
 }
 
-/// The parameters as a question: what isn't `order`, `limit` or `offset` is a column.
-fn asked(query: &str) -> Result<Asked<'_>, Problem> {
-    let mut asked = Asked::default();
+/// The parameters as a question: what isn't `order`, `limit`, `offset` or `min_offset` is a column.
+fn asked<'a>(query: &'a str, headers: &HeaderMap) -> Result<Asked<'a>, Problem> {
+    let mut asked = Asked {
+        stored: in_headers(headers)?,
+        ..Asked::default()
+    };
     for (name, text) in query_string::parse(query)? {
         match &*name {
             ORDER => asked.order = order(&text),
             LIMIT => asked.limit = Some(query_string::number(LIMIT, &text)?),
             OFFSET => asked.offset = query_string::number(OFFSET, &text)?,
+            MIN_OFFSET => asked.stored.merge(&handed_in(&text)?),
             _ => asked.equal.push((name, Given::Text(text))),
         }
     }

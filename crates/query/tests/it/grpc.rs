@@ -38,6 +38,7 @@ fn lookup(view: &str, key: HashMap<String, Value>) -> LookupRequest {
     LookupRequest {
         view: view.to_owned(),
         key,
+        ..LookupRequest::default()
     }
 }
 

@@ -7,6 +7,7 @@ mod grpc;
 mod live;
 mod postgres;
 mod sql;
+mod taken_in;
 mod upstream;
 mod views;
 mod world;

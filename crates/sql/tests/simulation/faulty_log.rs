@@ -183,6 +183,10 @@ impl Log for FaultyLog {
         offsets
     }
 
+    fn known_end(&self, partition: &TopicPartition) -> Offset {
+        self.memory.known_end(partition)
+    }
+
     async fn offset_at(&self, partition: &TopicPartition, time: Micros) -> Result<Offset> {
         self.begin().await?;
         self.memory.offset_at(partition, time).await
