@@ -25,6 +25,7 @@ use headwater_gateway::ingest::{Ingest, IngestOptions};
 use headwater_log::Log;
 use headwater_log::error::Error as LogError;
 use headwater_query::error::QueryError;
+use headwater_query::freshness;
 use headwater_query::session::{Answer, Session};
 use headwater_query::shared::{Parts, QueryOptions, Shared};
 use headwater_query::upstream::Upstream;
@@ -158,6 +159,7 @@ impl Core {
         };
 
         let forward = part.forward.clone();
+        let answers = part.roles.has(Role::Query);
         let processor = Processor::new(
             Arc::clone(&catalog),
             Arc::clone(&log),
@@ -210,6 +212,9 @@ impl Core {
         };
         let queries = Shared::new(parts, options).map_err(|error| StartError::Parts(error.to_string()))?;
 
+        if answers {
+            running.spawn(freshness::follow(Arc::clone(&queries), stop.clone()));
+        }
         let version = catalog.snapshot().version;
         // The processor runs until it is told to stop, so the wait ends.
         let _ = applied.wait_for(|applied| *applied >= version).await;

@@ -120,6 +120,7 @@ async fn ready(State(routes): State<Routes>) -> Response {
 
 async fn render_metrics(State(routes): State<Routes>) -> String {
     routes.processor.publish_metrics().await;
+    routes.queries.freshness.publish(&routes.queries);
     routes.metrics.render()
 }
 

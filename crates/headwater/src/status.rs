@@ -22,6 +22,9 @@ pub struct Status {
     pub leader: Option<Arc<str>>,
     pub processes: Vec<Process>,
     pub queries: Vec<QueryStatus>,
+    /// Those that the process that answers shows.
+    #[serde(default)]
+    pub views: Vec<ViewStatus>,
     pub sources: Vec<ConnectorStatus>,
     pub sinks: Vec<ConnectorStatus>,
 }
@@ -32,6 +35,13 @@ pub struct QueryStatus {
     /// Why it doesn't run, if it doesn't.
     pub failure: Option<String>,
     pub tasks: Vec<Task>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ViewStatus {
+    pub name: String,
+    /// How far what is shown of it is behind what is stored; `None` before that is known.
+    pub behind_seconds: Option<f64>,
 }
 
 /// A stage of a query on one partition.
@@ -78,6 +88,17 @@ impl Status {
             };
             status.queries.push(QueryStatus { name, failure, tasks });
         }
+        let snapshot = queries.parts.catalog.snapshot();
+        let views = snapshot.iter().filter(|object| object.view().is_some());
+        status.views.extend(views.map(|view| {
+            ViewStatus {
+                name: view.name.clone(),
+                behind_seconds: queries
+                    .freshness
+                    .behind(view, queries)
+                    .map(|behind| behind.as_secs_f64()),
+            }
+        }));
         for source in queries.parts.sources.status() {
             status.sources.push(ConnectorStatus {
                 process: who(view.as_ref(), &source.owner),

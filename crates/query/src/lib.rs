@@ -7,6 +7,7 @@
 
 pub mod error;
 pub mod execution;
+pub mod freshness;
 pub mod grpc;
 pub mod http;
 pub mod position;

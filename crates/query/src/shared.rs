@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::error::QueryError;
+use crate::freshness::Freshness;
 use crate::tables::catalog::{DATABASE, SCHEMA, databases};
 use crate::taken_in::Lineages;
 use crate::upstream::Upstream;
@@ -90,6 +91,7 @@ pub struct Shared {
     pub options: QueryOptions,
     pub views: Arc<Views>,
     pub(crate) lineages: Lineages,
+    pub freshness: Freshness,
     /// What every session begins with.
     state: MadeBy<SessionState>,
     live: Arc<Semaphore>,
@@ -129,6 +131,7 @@ impl Shared {
             state: Box::new(move || state.clone()),
             views,
             lineages: Lineages::default(),
+            freshness: Freshness::default(),
             live: Arc::new(Semaphore::new(options.live_max)),
             parts,
             options,

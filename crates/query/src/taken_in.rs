@@ -140,6 +140,12 @@ impl Lineage {
         Ok(())
     }
 
+    /// The streams that it begins with: ids, topics and numbers of partitions.
+    pub fn sources(&self) -> impl Iterator<Item = (u64, &Arc<str>, u32)> {
+        let sources = self.sources.iter();
+        sources.map(|(&id, source)| (id, &source.topic, source.partitions))
+    }
+
     fn reads(&self, stored: &Stored) -> bool {
         stored.streams().any(|stream| self.sources.contains_key(&stream))
     }

@@ -47,6 +47,8 @@ pub const LATE_ROWS: &str = "headwater_late_rows_total";
 pub const COMMIT_SECONDS: &str = "headwater_commit_seconds";
 pub const STATE_BYTES: &str = "headwater_state_bytes";
 
+pub const VIEW_BEHIND_SECONDS: &str = "headwater_view_behind_seconds";
+
 /// From a memory access to a request that somebody has given up on.
 const SECONDS: [f64; 16] = [
     0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0,
@@ -192,6 +194,11 @@ fn describe_log_and_tasks() {
     describe_counter!(LATE_ROWS, "Events that came behind the watermark");
     describe_histogram!(COMMIT_SECONDS, Unit::Seconds, "Time that a task's commit took");
     describe_gauge!(STATE_BYTES, Unit::Bytes, "Bytes of state of a task");
+    describe_gauge!(
+        VIEW_BEHIND_SECONDS,
+        Unit::Seconds,
+        "How far what this process shows of a view is behind what is stored"
+    );
 }
 
 #[cfg(test)]

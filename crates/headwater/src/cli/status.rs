@@ -38,6 +38,7 @@ impl Status {
             parts.push(processes(&status)?);
         }
         parts.push(tasks(&status)?);
+        parts.extend(views(&status)?);
         parts.extend(connectors("source", &status.sources)?);
         parts.extend(connectors("sink", &status.sinks)?);
         Ok(output::line(&parts.join("\n\n"))?)
@@ -86,6 +87,21 @@ fn tasks(status: &status::Status) -> Failed<String> {
     match status.queries.is_empty() {
         true => Ok("no continuous queries".to_owned()),
         false => table(status.queries.iter().flat_map(of_query)),
+    }
+}
+
+/// Where the process that was asked shows any.
+fn views(status: &status::Status) -> Failed<Option<String>> {
+    let shown = status
+        .views
+        .iter()
+        .filter_map(|view| Some((&view.name, view.behind_seconds?)));
+    let rows: Vec<_> = shown
+        .map(|(name, behind)| json!({"view": name, "behind": format!("{behind:.3} s")}))
+        .collect();
+    match rows.is_empty() {
+        true => Ok(None),
+        false => table(rows.into_iter()).map(Some),
     }
 }
 

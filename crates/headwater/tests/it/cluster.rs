@@ -251,6 +251,12 @@ async fn what_a_gateway_took_a_query_server_shows() {
     };
     let refused = grpc.lookup(lookup.clone()).await.expect_err("nobody computes");
     assert_eq!(refused.code(), Code::DeadlineExceeded, "{refused:?}");
+    // What is shown is behind, and says so.
+    let started = Instant::now();
+    while behind(&query, "per_bucket").await.is_none_or(|behind| behind < 2.0) {
+        assert!(started.elapsed() < PATIENCE, "{}", query.get("/metrics").await);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     // Others are answered meanwhile.
     let plain = LookupRequest {
         min_offset: Vec::new(),
@@ -273,6 +279,19 @@ async fn what_a_gateway_took_a_query_server_shows() {
         assert_eq!(status, 503);
         assert!(started.elapsed() < PATIENCE, "{}", processors[0].log());
     }
+    let started = Instant::now();
+    while behind(&query, "per_bucket").await.is_none_or(|behind| behind > 1.0) {
+        assert!(started.elapsed() < PATIENCE, "{}", query.get("/metrics").await);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// How far a server says that what it shows of a view is behind.
+async fn behind(server: &Server, view: &str) -> Option<f64> {
+    let metrics = server.get("/metrics").await;
+    let gauge = format!("headwater_view_behind_seconds{{view=\"{view}\"}} ");
+    let value = metrics.lines().find_map(|line| line.strip_prefix(&gauge))?;
+    Some(value.parse().expect("a number"))
 }
 
 /// An event that is sent to several gateways, at once and again after one of them is gone, is there once.

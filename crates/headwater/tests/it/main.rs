@@ -18,6 +18,7 @@ mod crash;
 mod deploy;
 mod disk;
 mod docs;
+mod freshness;
 mod grpc;
 mod kafka;
 mod kafka_records;

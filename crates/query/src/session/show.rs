@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray};
+use arrow::array::{ArrayRef, BooleanArray, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema};
 use datafusion::common::ScalarValue;
 use datafusion::logical_expr::LogicalPlanBuilder;
@@ -43,7 +43,11 @@ pub async fn show(shared: &Shared, show: Show) -> Result<Answer, QueryError> {
         topics.push(topic(shared, definition).await?);
     }
     let failures: Vec<_> = found.iter().map(|definition| failure(shared, definition)).collect();
-    let columns: [(&str, ArrayRef); 8] = [
+    let behind = found.iter().map(|definition| {
+        let behind = shared.freshness.behind(definition, shared)?;
+        Some(behind.as_secs_f64())
+    });
+    let columns: [(&str, ArrayRef); 9] = [
         (
             "name",
             text(found.iter().map(|definition| Some(definition.name.clone()))),
@@ -61,6 +65,7 @@ pub async fn show(shared: &Shared, show: Show) -> Result<Answer, QueryError> {
         ("building", text(built.into_iter())),
         ("topic", text(topics.into_iter())),
         ("failure", text(failures.into_iter())),
+        ("behind_seconds", Arc::new(behind.collect::<Float64Array>())),
     ];
     rows(columns)
 }
