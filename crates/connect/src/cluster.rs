@@ -8,7 +8,7 @@ use crate::source::Error;
 use crate::within::Within;
 
 /// Options that are handed to Kafka's client, by its names for them.
-const SECURITY: [(&str, &str); 7] = [
+const SECURITY: [(&str, &str); 8] = [
     ("security", "security.protocol"),
     ("tls_ca", "ssl.ca.location"),
     ("tls_certificate", "ssl.certificate.location"),
@@ -16,13 +16,19 @@ const SECURITY: [(&str, &str); 7] = [
     ("sasl_mechanism", "sasl.mechanism"),
     ("sasl_user", "sasl.username"),
     (PASSWORD, "sasl.password"),
+    ("sasl_token_file", TOKEN_FILE),
 ];
+/// Kafka's client hands it on to who makes tokens.
+const TOKEN_FILE: &str = "sasl.oauthbearer.config";
 const PASSWORD: &str = "sasl_password";
 
 /// What the client takes of these; of the others it takes anything.
 const KNOWN: [(&str, &[&str]); 2] = [
     ("security", &["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"]),
-    ("sasl_mechanism", &["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]),
+    (
+        "sasl_mechanism",
+        &["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"],
+    ),
 ];
 
 /// The options as they were written, with references instead of secrets.
@@ -67,7 +73,7 @@ impl Cluster {
                 }
                 resolved.push_str(&piece.value(|name| std::env::var(name).ok()).map_err(failed)?);
             }
-            if property.ends_with(".location") {
+            if property.ends_with(".location") || *property == TOKEN_FILE {
                 within.check(resolved.as_ref())?;
             }
             security.0.insert((*property).to_owned(), resolved);

@@ -84,6 +84,8 @@ pub enum Error {
     Io { path: PathBuf, source: std::io::Error },
     #[error("Kafka: {0}")]
     Kafka(String),
+    #[error("Kafka refuses this user the right {right} on {on}; who administers it gives that by: {grant}")]
+    NoRight { right: String, on: String, grant: String },
     #[error("storage: {0}")]
     Storage(String),
     #[error("arrow: {0}")]
@@ -108,7 +110,7 @@ impl Error {
             | Self::InUse { .. }
             | Self::NewerFormat { .. } => Kind::Conflict,
             Self::Damaged { .. } | Self::DamagedFile { .. } => Kind::Corrupt,
-            Self::DiskFull { .. } | Self::Io { .. } | Self::Kafka(_) => Kind::Unavailable,
+            Self::DiskFull { .. } | Self::Io { .. } | Self::Kafka(_) | Self::NoRight { .. } => Kind::Unavailable,
             Self::Storage(_) | Self::Closed => Kind::Closed,
         }
     }

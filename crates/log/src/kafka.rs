@@ -26,6 +26,8 @@ mod context;
 mod copies;
 mod events;
 mod follower;
+mod getting_in;
+mod identity;
 mod murmur;
 mod names;
 mod owners;
@@ -33,6 +35,7 @@ mod partitions;
 mod readers;
 mod records;
 mod registry;
+mod rights;
 mod writer;
 
 use std::collections::HashMap;
@@ -126,7 +129,10 @@ impl KafkaLog {
         let newest = Cleanup::Compact { key: String::new() };
         cluster.create_topic(&names.registry(), 1, &for_ever).await?;
         cluster.create_topic(&names.owners(), 1, &newest).await?;
-        let process = process_id(&copies, &*clock).await?;
+        // Who follows it would wait for ever.
+        cluster.check_read(&names.registry()).await?;
+        identity::check_cluster(&copies, cluster.id().await?).await?;
+        let process = identity::process_id(&copies, &*clock).await?;
         let held = Held::new(names.owners());
         let copied = Copies::open(copies.clone()).await?;
         let follower = Follower::open(&cluster.connection, &names, copied, held.clone())?;
@@ -224,7 +230,7 @@ impl KafkaLog {
             registry.tables.values().map(|table| table.copy.clone()).collect()
         };
         for copy in self.copies.state_tables().await? {
-            if copy != PROCESS_TABLE && !known.iter().any(|known| **known == *copy) {
+            if copy != identity::TABLE && !known.iter().any(|known| **known == *copy) {
                 self.copies.delete_state(&copy).await?;
             }
         }
@@ -323,29 +329,6 @@ fn written_events(topic: &Arc<KnownTopic>, of: &TopicPartition, records: &[Recor
         }
     }
     written
-}
-
-const PROCESS_TABLE: &str = "process";
-
-/// What this directory's process is called: the same after a restart, so that it takes over from itself.
-async fn process_id(copies: &EmbeddedLog, clock: &dyn Clock) -> Result<String> {
-    let key = Bytes::from_static(b"id");
-    let table = copies.state(PROCESS_TABLE).await?;
-    if let Some(id) = table.get(&key)? {
-        return Ok(String::from_utf8_lossy(&id).into_owned());
-    }
-    let id = format!("{:x}-{:x}", clock.now(), std::process::id());
-    let claim = copies.claim(PROCESS_TABLE).await?;
-    let write = crate::StateWrite {
-        table: PROCESS_TABLE.into(),
-        entries: [(key, Some(Bytes::from(id.clone())))].into(),
-    };
-    let commit = Commit {
-        state: vec![write],
-        ..Commit::default()
-    };
-    copies.commit(&claim, commit).await?;
-    Ok(id)
 }
 
 #[async_trait]

@@ -16,7 +16,6 @@ use headwater_log::conformance::{self, Backend};
 use headwater_log::embedded::options::EmbeddedOptions;
 use headwater_log::error::{Error, Kind, Result};
 use headwater_log::kafka::KafkaLog;
-use headwater_log::kafka::connection::Security;
 use headwater_log::kafka::options::KafkaOptions;
 use headwater_log::topic::{Cleanup, TopicSpec};
 use headwater_log::{Commit, Log, Produced, StateWrite};
@@ -24,6 +23,8 @@ use headwater_test_servers::kafka;
 
 #[path = "kafka/events.rs"]
 mod events;
+#[path = "kafka/security.rs"]
+mod security;
 
 struct OnKafka {
     brokers: String,
@@ -271,6 +272,24 @@ async fn copies_can_be_made_again() {
     assert_eq!(last(&*damaged).await.as_deref(), Some(&b"19"[..]));
 }
 
+/// Copies of another cluster's tables are not taken for this one's.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_belongs_to_one_cluster() {
+    let (Some(broker), Some(other)) = (kafka::shared(), tokio::task::block_in_place(kafka::Kafka::start)) else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    drop(open(broker, "mixed", folder.path()));
+    let options = KafkaOptions::new(&other.brokers, "mixed", EmbeddedOptions::new(folder.path()));
+    let error = KafkaLog::open(options, SystemClock::new()).map(|_| ()).unwrap_err();
+    let said = error.to_string();
+    assert!(
+        matches!(error, Error::Invalid(_)) && said.contains("belongs to the Kafka cluster") && said.contains("--data"),
+        "{said}"
+    );
+    drop(open(broker, "mixed", folder.path()));
+}
+
 /// While the broker is away, nothing that was acknowledged is lost, and what is asked for waits or fails; afterwards all goes on.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_is_killed_comes_back_with_everything() {
@@ -300,37 +319,4 @@ async fn a_broker_that_is_killed_comes_back_with_everything() {
     assert_eq!(all(&*log, 1).await, expected);
     assert_eq!(all(&*log, 0).await, [1, 2]);
     assert_eq!(last(&*log).await.as_deref(), Some(&b"2"[..]));
-}
-
-/// TLS and a user: who knows the password gets in, by either mechanism; who doesn't is told.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_broker_may_ask_who_it_is() {
-    let Some(broker) = kafka::shared() else {
-        return;
-    };
-    let folder = tempfile::tempdir().unwrap();
-    let secured = &broker.secured;
-    let open = |mechanism: &str, password: &str| {
-        let mut copies = EmbeddedOptions::new(folder.path().join(mechanism));
-        copies.disk_free_bytes_min = 0;
-        let mut options = KafkaOptions::new(&secured.brokers, mechanism, copies);
-        let properties = [
-            ("security.protocol", "sasl_ssl"),
-            ("ssl.ca.location", secured.ca.to_str().unwrap()),
-            ("sasl.mechanism", mechanism),
-            ("sasl.username", secured.user),
-            ("sasl.password", password),
-        ];
-        options.security = Security(properties.map(|(key, value)| (key.to_owned(), value.to_owned())).into());
-        assert!(!format!("{options:?}").contains(password), "a secret is shown");
-        KafkaLog::open(options, SystemClock::new())
-    };
-    for mechanism in ["PLAIN", "SCRAM-SHA-512"] {
-        let log = open(mechanism, secured.password).unwrap();
-        log.create_topic(spec()).await.unwrap();
-        log.append(vec![numbers(0, 0..3)]).await.unwrap();
-        assert_eq!(all(&*log, 0).await, [0, 1, 2]);
-    }
-    let refused = open("PLAIN", "guessed").map(|_| ()).unwrap_err().to_string();
-    assert!(refused.to_lowercase().contains("authentication"), "{refused}");
 }

@@ -1,4 +1,10 @@
 //! Apache Kafka: one broker that is its own controller, or several.
+//!
+//! Who comes in plaintext may do everything, and so may [`USER`] over the other listeners. [`GUEST`] may do what it is given: brokers ask
+//! an authorizer.
+
+mod certificates;
+mod tokens;
 
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
@@ -6,6 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use crate::network::Machine;
 use crate::{PATIENCE, find, free_port, missing};
 
 /// A small machine shares its cores with the tests.
@@ -31,28 +38,59 @@ pub struct Kafka {
 struct Node {
     folder: PathBuf,
     properties: PathBuf,
-    ports: Ports,
+    place: Place,
     child: Option<Child>,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Ports {
+/// Where a broker is.
+#[derive(Clone, Debug)]
+struct Place {
+    machine: Option<Machine>,
     plain: u16,
     secured: u16,
+    mutual: u16,
+    expired: u16,
     controller: u16,
 }
 
-/// How to get in where the broker asks who it is. PLAIN and SCRAM-SHA-512 are there.
+/// How to get in where the broker asks who it is. PLAIN, SCRAM-SHA-512 and OAUTHBEARER are there.
 #[derive(Clone, Debug)]
 pub struct Secured {
     pub brokers: String,
-    /// The file of the certificate that the broker's is checked against.
-    pub ca: PathBuf,
+    /// Where it asks for a certificate instead of a user.
+    pub mutual: String,
+    /// The same, but the broker's own has expired.
+    pub expired: String,
+    folder: PathBuf,
     pub user: &'static str,
     pub password: &'static str,
 }
 
+impl Secured {
+    /// What brokers' certificates are checked against.
+    pub fn ca(&self) -> PathBuf {
+        self.folder.join("ca.pem")
+    }
+
+    /// What they have nothing to do with.
+    pub fn other_ca(&self) -> PathBuf {
+        self.folder.join("other.pem")
+    }
+
+    /// The user's certificate, and its key.
+    pub fn certificate(&self) -> (PathBuf, PathBuf) {
+        (self.folder.join("client.pem"), self.folder.join("client.key"))
+    }
+
+    /// A token for the user, for so long from now on.
+    pub fn token(&self, lifetime: Duration) -> String {
+        tokens::issue(&self.folder, USER, lifetime)
+    }
+}
+
 const USER: &str = "river";
+/// Who may do nothing unless it is given the right to; over TLS, with the user's password.
+pub const GUEST: &str = "guest";
 const PASSWORD: &str = "bank-of-reeds";
 
 /// The broker that all tests of this process share; `None` where there can't be one.
@@ -82,15 +120,21 @@ impl Kafka {
 
     /// Starts as many brokers, each with a copy of everything if there are up to three.
     pub fn start_many(count: usize) -> Option<Self> {
+        Self::start_at(&vec![None; count])
+    }
+
+    /// The same, each on its machine, if it has one.
+    pub fn start_at(machines: &[Option<Machine>]) -> Option<Self> {
         if !libraries().is_dir() {
             missing("Kafka", "`make kafka` fetches it");
             return None;
         }
         find("java", &[])?;
+        find("openssl", &[])?;
         forget_the_dead();
-        let all: Vec<_> = (0..count).map(|_| Ports::free()).collect();
-        let mut nodes: Vec<_> = (0..count).map(|number| Node::new(number, &all)).collect();
-        let brokers: Vec<_> = all.iter().map(|ports| format!("127.0.0.1:{}", ports.plain)).collect();
+        let all: Vec<_> = machines.iter().cloned().map(Place::new).collect();
+        let mut nodes: Vec<_> = (0..all.len()).map(|number| Node::new(number, &all)).collect();
+        let brokers: Vec<_> = all.iter().map(|place| place.at(place.plain)).collect();
         // Of several, none is up before most are there.
         nodes.iter_mut().for_each(Node::spawn);
         nodes.iter().for_each(Node::wait);
@@ -98,7 +142,9 @@ impl Kafka {
             brokers: brokers.join(","),
             secured: Secured {
                 brokers: format!("localhost:{}", all[0].secured),
-                ca: nodes[0].folder.join("ca.pem"),
+                mutual: format!("localhost:{}", all[0].mutual),
+                expired: format!("localhost:{}", all[0].expired),
+                folder: nodes[0].folder.clone(),
                 user: USER,
                 password: PASSWORD,
             },
@@ -118,34 +164,40 @@ impl Kafka {
     }
 }
 
-impl Ports {
-    fn free() -> Self {
-        let [plain, secured, controller] = [(); 3].map(|()| free_port());
+impl Place {
+    fn new(machine: Option<Machine>) -> Self {
+        let [plain, secured, mutual, expired, controller] = [(); 5].map(|()| free_port());
         Self {
+            machine,
             plain,
             secured,
+            mutual,
+            expired,
             controller,
         }
+    }
+
+    fn address(&self) -> &str {
+        self.machine.as_ref().map_or("127.0.0.1", |machine| &machine.address)
+    }
+
+    fn at(&self, port: u16) -> String {
+        format!("{}:{port}", self.address())
     }
 }
 
 impl Node {
     /// Makes its folder.
-    fn new(number: usize, all: &[Ports]) -> Self {
+    fn new(number: usize, all: &[Place]) -> Self {
         let prefix = format!("{FOLDER}{}-", std::process::id());
         let folder = tempfile::Builder::new().prefix(&prefix).tempdir();
         let folder = folder.expect("a temporary folder").keep();
-        certificate(&folder);
+        certificates::make(&folder);
+        let keys = tokens::make(&folder);
         let properties = folder.join("server.properties");
-        std::fs::write(&properties, configuration(&folder, number, all)).expect("a file in a temporary folder");
+        std::fs::write(&properties, configuration(&folder, &keys, number, all)).expect("a file in a temporary folder");
         let formatted = java_command(&folder)
-            .args([
-                "kafka.tools.StorageTool",
-                "format",
-                "-t",
-                "MkU3OEVBNTcwNTJENDM2Qg",
-                "-c",
-            ])
+            .args(["kafka.tools.StorageTool", "format", "-t", &cluster_id(all), "-c"])
             .arg(&properties)
             .arg("--add-scram")
             .arg(format!("SCRAM-SHA-512=[name={USER},password={PASSWORD}]"))
@@ -159,7 +211,7 @@ impl Node {
         Self {
             folder,
             properties,
-            ports: all[number],
+            place: all[number].clone(),
             child: None,
         }
     }
@@ -167,7 +219,10 @@ impl Node {
     fn spawn(&mut self) {
         let output = std::fs::File::create(self.log()).expect("a file in a temporary folder");
         let java = java_command(&self.folder);
-        let mut command = Command::new("setpriv");
+        let mut command = match &self.place.machine {
+            Some(machine) => machine.command("setpriv"),
+            None => Command::new("setpriv"),
+        };
         command
             .arg("--pdeathsig=KILL")
             .arg(java.get_program())
@@ -184,7 +239,7 @@ impl Node {
     /// Waits until it listens.
     fn wait(&self) {
         let begun = Instant::now();
-        while TcpStream::connect(("127.0.0.1", self.ports.plain)).is_err() {
+        while TcpStream::connect(self.place.at(self.place.plain)).is_err() {
             assert!(
                 begun.elapsed() < PATIENCE,
                 "Kafka doesn't come up, see {}",
@@ -240,44 +295,41 @@ fn java_command(folder: &Path) -> Command {
     let mut command = Command::new("java");
     command
         .args(JAVA_OPTIONS)
+        // Brokers look up the keys of tokens only where they are allowed to.
+        .arg(format!(
+            "-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls=file://{}/jwks.json",
+            folder.display()
+        ))
         .arg("-cp")
         .arg(libraries().join("*"))
         .current_dir(folder);
     command
 }
 
-/// Makes the broker's key, and its certificate in `ca.pem`.
-fn certificate(folder: &Path) {
-    let keytool = |arguments: &[&str]| {
-        let mut command = Command::new("keytool");
-        let common = [
-            "-keystore",
-            "broker.p12",
-            "-storetype",
-            "PKCS12",
-            "-storepass",
-            PASSWORD,
-            "-alias",
-            "broker",
-        ];
-        let done = command.args(arguments).args(common).current_dir(folder).output();
-        let done = done.expect("keytool, which comes with java");
-        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stdout));
-    };
-    let name = ["-dname", "CN=localhost", "-ext", "SAN=dns:localhost,ip:127.0.0.1"];
-    keytool(&[&["-genkeypair", "-keyalg", "EC", "-validity", "3650"][..], &name].concat());
-    keytool(&["-exportcert", "-rfc", "-file", "ca.pem"]);
+/// Clusters differ by where they are.
+fn cluster_id(all: &[Place]) -> String {
+    let mut id = [1; 16];
+    id[1..3].copy_from_slice(&all[0].plain.to_be_bytes());
+    id[3..7].copy_from_slice(&std::process::id().to_be_bytes());
+    tokens::base64url(&id)
 }
 
-fn configuration(folder: &Path, number: usize, all: &[Ports]) -> String {
-    let (data, keys) = (folder.join("data"), folder.join("broker.p12"));
-    let Ports {
-        plain: port,
-        secured,
-        controller,
-    } = all[number];
+fn configuration(folder: &Path, keys: &Path, number: usize, all: &[Place]) -> String {
+    let path = |name: &str| folder.join(name).display().to_string();
+    let (data, ca, certificate, expired) = (path("data"), path("ca.pem"), path("broker.pem"), path("expired.pem"));
+    let (keys, client) = (keys.display(), certificates::CLIENT);
+    let (issuer, audience) = (tokens::ISSUER, tokens::AUDIENCE);
+    let place = &all[number];
+    let [port, secured, mutual, outdated, controller] = [
+        place.plain,
+        place.secured,
+        place.mutual,
+        place.expired,
+        place.controller,
+    ]
+    .map(|port| place.at(port));
     let node = number + 1;
-    let voter = |(number, ports): (usize, &Ports)| format!("{}@127.0.0.1:{}", number + 1, ports.controller);
+    let voter = |(number, place): (usize, &Place)| format!("{}@{}", number + 1, place.at(place.controller));
     let voters: Vec<_> = all.iter().enumerate().map(voter).collect();
     let voters = voters.join(",");
     let copies = all.len().min(3);
@@ -286,19 +338,29 @@ fn configuration(folder: &Path, number: usize, all: &[Ports]) -> String {
         "process.roles=broker,controller
 node.id={node}
 controller.quorum.voters={voters}
-listeners=PLAINTEXT://127.0.0.1:{port},SASL_SSL://127.0.0.1:{secured},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port},SASL_SSL://localhost:{secured}
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL,CONTROLLER:PLAINTEXT
-sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-512
-listener.name.sasl_ssl.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required user_{USER}=\"{PASSWORD}\";
+listeners=PLAINTEXT://{port},SASL_SSL://{secured},MUTUAL://{mutual},EXPIRED://{outdated},CONTROLLER://{controller}
+advertised.listeners=PLAINTEXT://{port},SASL_SSL://localhost:{},MUTUAL://localhost:{},EXPIRED://localhost:{}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL,MUTUAL:SSL,EXPIRED:SSL,CONTROLLER:PLAINTEXT
+sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-512,OAUTHBEARER
+listener.name.sasl_ssl.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required user_{USER}=\"{PASSWORD}\" user_{GUEST}=\"{PASSWORD}\";
 listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
-ssl.keystore.location={}
-ssl.keystore.type=PKCS12
-ssl.keystore.password={PASSWORD}
-ssl.key.password={PASSWORD}
+listener.name.sasl_ssl.oauthbearer.sasl.jaas.config=org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required;
+listener.name.sasl_ssl.oauthbearer.sasl.server.callback.handler.class=org.apache.kafka.common.security.oauthbearer.OAuthBearerValidatorCallbackHandler
+listener.name.sasl_ssl.oauthbearer.connections.max.reauth.ms=3600000
+sasl.oauthbearer.jwks.endpoint.url=file://{keys}
+sasl.oauthbearer.expected.issuer={issuer}
+sasl.oauthbearer.expected.audience={audience}
+listener.name.mutual.ssl.client.auth=required
+listener.name.expired.ssl.keystore.location={expired}
+ssl.keystore.location={certificate}
+ssl.keystore.type=PEM
+ssl.truststore.location={ca}
+ssl.truststore.type=PEM
+authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
+super.users=User:ANONYMOUS;User:{USER};User:{client}
 controller.listener.names=CONTROLLER
 inter.broker.listener.name=PLAINTEXT
-log.dirs={}
+log.dirs={data}
 auto.create.topics.enable=false
 default.replication.factor={copies}
 min.insync.replicas={in_step}
@@ -312,7 +374,6 @@ num.network.threads=2
 num.io.threads=2
 log.cleaner.dedupe.buffer.size=4194304
 ",
-        keys.display(),
-        data.display()
+        place.secured, place.mutual, place.expired
     )
 }

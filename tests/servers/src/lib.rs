@@ -11,6 +11,7 @@
 )]
 
 pub mod kafka;
+pub mod network;
 pub mod postgres;
 pub mod redis;
 

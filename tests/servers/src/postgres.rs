@@ -11,13 +11,14 @@ use crate::{command, find, free_port, signal, wait_for};
 const USER: &str = "postgres";
 const ACCESS: &str = "
 local all all                    trust
-host  all postgres 127.0.0.1/32  trust
-host  all all      127.0.0.1/32  scram-sha-256
+host  all postgres samenet       trust
+host  all all      samenet       scram-sha-256
 ";
 
 pub struct Postgres {
     folder: TempDir,
     programs: PathBuf,
+    address: String,
     pub port: u16,
     settings: Vec<&'static str>,
     process: Option<Child>,
@@ -58,10 +59,17 @@ impl Postgres {
         Some(Self {
             folder,
             programs,
+            address: "127.0.0.1".to_owned(),
             port: free_port(),
             settings: Vec::new(),
             process: None,
         })
+    }
+
+    /// Listens there, instead of for this machine alone. Before it is started.
+    pub fn at(mut self, address: &str) -> Self {
+        address.clone_into(&mut self.address);
+        self
     }
 
     /// Encrypted connections, with a certificate of nobody's. Before it is started.
@@ -92,9 +100,10 @@ impl Postgres {
     pub async fn run(&mut self) {
         let log = std::fs::File::create(self.folder.path().join("log")).expect("the log file");
         let port = format!("port={}", self.port);
+        let address = format!("listen_addresses={}", self.address);
         let settings = [
             port.as_str(),
-            "listen_addresses=127.0.0.1",
+            address.as_str(),
             "unix_socket_directories=",
             "fsync=off",
             "shared_buffers=32MB",
@@ -125,7 +134,7 @@ impl Postgres {
     }
 
     pub fn url(&self) -> String {
-        format!("postgres://{USER}@127.0.0.1:{}/postgres", self.port)
+        format!("postgres://{USER}@{}:{}/postgres", self.address, self.port)
     }
 
     /// What `sql` answers.

@@ -186,13 +186,13 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         name: "log.sasl_mechanism",
-        about: "'PLAIN', 'SCRAM-SHA-256' or 'SCRAM-SHA-512'",
+        about: "'PLAIN', 'SCRAM-SHA-256', 'SCRAM-SHA-512' or 'OAUTHBEARER'",
         set: |config, text| {
             security(
                 config,
                 "sasl.mechanism",
                 text,
-                &["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"],
+                &["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"],
             )
         },
     },
@@ -205,6 +205,11 @@ pub const KEYS: &[Key] = &[
         name: "log.sasl_password",
         about: "its password; better a reference, such as ${env:KAFKA_PASSWORD}",
         set: |config, text| security(config, "sasl.password", text, &[]),
+    },
+    Key {
+        name: "log.sasl_token_file",
+        about: "file of its token, for OAUTHBEARER; read again before the token expires",
+        set: |config, text| security(config, "sasl.oauthbearer.config", text, &[]),
     },
     Key {
         name: "cluster.roles",

@@ -14,7 +14,9 @@ use rdkafka::{Offset as KafkaOffset, TopicPartitionList};
 use crate::error::{Error, Result};
 use crate::kafka::connection::{ANSWER_TIME_MAX, Connection, Consumer, RECORD_BYTES_MAX};
 use crate::kafka::context::Context;
+use crate::kafka::getting_in;
 use crate::kafka::options::KafkaOptions;
+use crate::kafka::rights::on_topic;
 use crate::topic::Cleanup;
 
 /// How long it can be seen that a key was removed. Who follows a compacted topic and was away for longer misses it.
@@ -39,13 +41,21 @@ impl Cluster {
     /// Blocks until the cluster has answered.
     pub fn open(options: &KafkaOptions) -> Result<Self> {
         let connection = Connection::new(&options.brokers, &options.prefix, &options.security);
+        let (asking, admin) = (Arc::new(connection.reach()?), Arc::new(connection.admin()?));
+        getting_in::keep(&connection, &asking, &admin)?;
         Ok(Self {
-            asking: Arc::new(connection.reach()?),
             asking_for_all: Arc::new(connection.everything()?),
-            admin: Arc::new(connection.admin()?),
+            asking,
+            admin,
             connection,
             replication: options.replication.map_or(-1, i32::from),
         })
+    }
+
+    /// What it calls itself, if it does.
+    pub async fn id(&self) -> Result<Option<String>> {
+        let asking = self.asking.clone();
+        blocking(move || Ok(asking.client().fetch_cluster_id(ANSWER_TIME_MAX))).await
     }
 
     /// Makes the topic; false where the cluster has it already.
@@ -59,7 +69,7 @@ impl Cluster {
         let created = self.admin.create_topics([&topic], &answered()).await?;
         match created.into_iter().next() {
             Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => Ok(false),
-            Some(Err((name, code))) => Err(bound::refused(&name, "Create", code)),
+            Some(Err((name, code))) => Err(on_topic(&name, "Create", code)),
             Some(Ok(_)) | None => {
                 // A client that asks for it too early looks again only a second later.
                 self.until_known(name, true).await?;
@@ -77,7 +87,7 @@ impl Cluster {
         }
         let answers = self.admin.alter_configs([&altered], &answered()).await?;
         match answers.into_iter().next() {
-            Some(Err((_, code))) => Err(bound::refused(name, "AlterConfigs", code)),
+            Some(Err((_, code))) => Err(on_topic(name, "AlterConfigs", code)),
             Some(Ok(_)) | None => Ok(()),
         }
     }
@@ -87,7 +97,7 @@ impl Cluster {
         let answers = self.admin.delete_topics(&[name], &answered()).await?;
         match answers.into_iter().next() {
             Some(Err((_, RDKafkaErrorCode::UnknownTopicOrPartition))) | Some(Ok(_)) | None => {}
-            Some(Err((_, code))) => return Err(bound::refused(name, "Delete", code)),
+            Some(Err((_, code))) => return Err(on_topic(name, "Delete", code)),
         }
         self.until_known(name, false).await
     }
@@ -112,6 +122,7 @@ impl Cluster {
             match element.error() {
                 // Somebody has deleted more already.
                 Ok(()) | Err(KafkaError::OffsetFetch(RDKafkaErrorCode::OffsetOutOfRange)) => {}
+                Err(KafkaError::OffsetFetch(code)) => return Err(on_topic(topic, "Delete", code)),
                 Err(error) => return Err(error.into()),
             }
         }

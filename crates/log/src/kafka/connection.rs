@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use rdkafka::ClientConfig;
 use rdkafka::admin::AdminClient;
+use rdkafka::client::Client;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::{ClientConfig, ClientContext};
 
 use crate::error::{Error, Result};
 use crate::kafka::context::Context;
+use crate::kafka::getting_in::{self, TOKEN_FILE};
 
 /// How long a question to the cluster may take before it is an error.
 pub const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
@@ -79,14 +81,33 @@ impl Connection {
 
     /// A consumer of what is committed, which is told what to read, and says where a partition ends.
     pub fn consumer(&self) -> Result<Consumer> {
-        Ok(self.consuming().create_with_context(self.context.clone())?)
+        self.made(&self.consuming())
     }
 
     /// A consumer like all, to which partitions are added all the time.
     pub(super) fn follower(&self) -> Result<Consumer> {
         let mut config = self.consuming();
         config.set("fetch.wait.max.ms", FOLLOWER_FETCH_WAIT_MS);
-        Ok(config.create_with_context(self.context.clone())?)
+        self.made(&config)
+    }
+
+    fn made(&self, config: &ClientConfig) -> Result<Consumer> {
+        let consumer: Consumer = config.create_with_context(self.context.clone())?;
+        self.admit(consumer.client())?;
+        Ok(consumer)
+    }
+
+    /// Gives a client that was just made what it gets in with, beyond what it was made with. Without it, it would have to be polled first.
+    pub(super) fn admit<C: ClientContext>(&self, client: &Client<C>) -> Result<()> {
+        match self.token_file() {
+            Some(file) => getting_in::give(client, &getting_in::token(&file)?),
+            None => Ok(()),
+        }
+    }
+
+    /// Where tokens are needed.
+    pub(super) fn token_file(&self) -> Option<String> {
+        self.common.get(TOKEN_FILE).map(str::to_owned)
     }
 
     fn consuming(&self) -> ClientConfig {
@@ -117,7 +138,7 @@ impl Connection {
             consumer.poll(Duration::from_millis(10));
         }
         Err(match self.context.last() {
-            Some(reason) => Error::Kafka(reason),
+            Some(reason) => Error::Kafka(getting_in::advised(&reason)),
             None => error.into(),
         })
     }
@@ -126,7 +147,7 @@ impl Connection {
     pub(super) fn everything(&self) -> Result<Consumer> {
         let mut config = self.common.clone();
         config.set("group.id", GROUP).set("isolation.level", "read_uncommitted");
-        Ok(config.create_with_context(self.context.clone())?)
+        self.made(&config)
     }
 
     /// Returns when all that stands in the partition by now is decided: committed, or taken back. Until then a reader of what is committed doesn't come
@@ -148,7 +169,9 @@ impl Connection {
 
     /// For what is done to topics.
     pub fn admin(&self) -> Result<AdminClient<Context>> {
-        Ok(self.common.create_with_context(self.context.clone())?)
+        let admin: AdminClient<Context> = self.common.create_with_context(self.context.clone())?;
+        self.admit(admin.inner())?;
+        Ok(admin)
     }
 
     /// What clients say goes here.

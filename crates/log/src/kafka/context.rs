@@ -4,9 +4,13 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use rdkafka::ClientContext;
+use rdkafka::client::OAuthToken;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+
+use crate::kafka::getting_in;
+use crate::kafka::rights::is_about_group;
 
 /// Shared by all clients of a connection.
 #[derive(Clone, Default)]
@@ -22,13 +26,20 @@ impl Context {
 }
 
 impl ClientContext for Context {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(&self, file: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
+        let file = file.ok_or("OAUTHBEARER needs sasl_token_file, the file that has the token")?;
+        Ok(getting_in::token(file)?)
+    }
+
     fn log(&self, _: RDKafkaLogLevel, facility: &str, message: &str) {
         tracing::debug!(facility, "{message}");
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
         let code = error.rdkafka_error_code();
-        if code == Some(RDKafkaErrorCode::PartitionEOF) {
+        if code == Some(RDKafkaErrorCode::PartitionEOF) || is_about_group(&error) {
             return;
         }
         let mut last = self.last.lock();

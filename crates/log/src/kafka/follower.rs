@@ -28,6 +28,7 @@ use crate::kafka::copies::{Copies, Entry};
 use crate::kafka::names::Names;
 use crate::kafka::owners::{CLAIM, ClaimKey, Claims, Held};
 use crate::kafka::registry::{KnownTable, Registry};
+use crate::kafka::rights::is_about_group;
 
 /// What the key of a record begins with, in a state table and among the owners.
 pub(super) const ENTRY: u8 = b'e';
@@ -198,6 +199,7 @@ impl Followed {
         let message = match polled {
             Ok(message) => message,
             Err(KafkaError::PartitionEOF(_)) => return,
+            Err(error) if is_about_group(&error) => return,
             Err(error) => {
                 tracing::warn!(%error, "following Kafka");
                 return;

@@ -22,6 +22,7 @@ use crate::error::{Error, Result};
 use crate::kafka::connection::{Connection, Consumer};
 use crate::kafka::records::{base_of, decode};
 use crate::kafka::registry::KnownTopic;
+use crate::kafka::rights::is_about_group;
 use crate::rows::skip_to;
 
 /// What one reader may have fetched that nobody has asked for, beyond what the client itself holds.
@@ -308,7 +309,7 @@ impl Ahead {
                 }
                 Some(Err(error)) => {
                     let gone = error.rdkafka_error_code() == Some(RDKafkaErrorCode::UnknownTopicOrPartition);
-                    if !gone {
+                    if !gone && !is_about_group(&error) {
                         tracing::warn!(%error, "reading from Kafka");
                     }
                 }

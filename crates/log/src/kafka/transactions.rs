@@ -7,7 +7,7 @@ use bytes::Bytes;
 use headwater_event::clock::Micros;
 use parking_lot::Mutex;
 use rdkafka::ClientContext;
-use rdkafka::client::Client;
+use rdkafka::client::{Client, OAuthToken};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Message};
@@ -16,6 +16,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext, Pur
 use crate::error::{Error, Result};
 use crate::kafka::connection::{ANSWER_TIME_MAX, Connection};
 use crate::kafka::context::Context;
+use crate::kafka::rights;
 
 /// How long to look for answers before looking whether all are there.
 const POLL_TIME: Duration = Duration::from_millis(1);
@@ -50,6 +51,12 @@ struct Deliveries {
 }
 
 impl ClientContext for Deliveries {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(&self, file: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
+        self.context.generate_oauth_token(file)
+    }
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         self.context.log(level, facility, message);
     }
@@ -96,10 +103,11 @@ impl Transactions {
             placed: Mutex::default(),
         };
         let producer: BaseProducer<Deliveries> = config.create_with_context(deliveries)?;
+        connection.admit(producer.client())?;
         settle(producer.client(), topic);
         producer
             .init_transactions(ANSWER_TIME_MAX * 3)
-            .map_err(|error| Error::Kafka(format!("no transactions for '{id}': {error}")))?;
+            .map_err(|error| rights::on_transactional_id(id, &error))?;
         Ok(Self {
             id: id.to_owned(),
             producer: Mutex::new(producer),
@@ -128,10 +136,10 @@ impl Transactions {
         producer.begin_transaction().map_err(|error| self.broken(&error))?;
         match self.produce(&producer, records) {
             Ok(offsets) => {
-                self.commit(&producer)?;
+                self.commit(&producer, records)?;
                 Ok(offsets)
             }
-            Err(error) => Err(self.abort(&producer, error)),
+            Err(error) => Err(self.abort(&producer, records, why(&producer, error))),
         }
     }
 
@@ -164,19 +172,19 @@ impl Transactions {
     }
 
     /// Asks again until there is an answer: whether it is committed is known only then.
-    fn commit(&self, producer: &BaseProducer<Deliveries>) -> Result<(), Failure> {
+    fn commit(&self, producer: &BaseProducer<Deliveries>, records: &[Record]) -> Result<(), Failure> {
         loop {
             match producer.commit_transaction(ANSWER_TIME_MAX) {
                 Ok(()) => return Ok(()),
                 Err(KafkaError::Transaction(error)) if error.is_retriable() => {
                     tracing::warn!(id = self.id, %error, "Kafka hasn't answered a commit, asking again");
                 }
-                Err(error) => return Err(self.abort(producer, error)),
+                Err(error) => return Err(self.abort(producer, records, error)),
             }
         }
     }
 
-    fn abort(&self, producer: &BaseProducer<Deliveries>, cause: KafkaError) -> Failure {
+    fn abort(&self, producer: &BaseProducer<Deliveries>, records: &[Record], cause: KafkaError) -> Failure {
         let fatal = matches!(&cause, KafkaError::Transaction(error) if error.is_fatal());
         if fatal {
             return self.broken(&cause);
@@ -187,8 +195,12 @@ impl Transactions {
             producer.poll(POLL_TIME);
         }
         match producer.abort_transaction(ANSWER_TIME_MAX) {
-            Ok(()) => Failure::Aborted(cause.into()),
-            Err(error) => self.broken(&error),
+            Ok(()) => Failure::Aborted(rights::on_written(records, cause)),
+            // A transaction that the cluster has refused to begin it can't end either.
+            Err(error) => match rights::on_written(records, cause) {
+                missing @ Error::NoRight { .. } => Failure::Broken(missing),
+                _ => self.broken(&error),
+            },
         }
     }
 
@@ -202,6 +214,14 @@ impl Transactions {
             true => Error::Fenced { owner },
             false => Error::Kafka(format!("transactions of '{owner}': {error}")),
         })
+    }
+}
+
+/// What records were thrown away for: that is told by the commit of their transaction, which can't succeed any more.
+fn why(producer: &BaseProducer<Deliveries>, error: KafkaError) -> KafkaError {
+    match error.rdkafka_error_code() {
+        Some(RDKafkaErrorCode::PurgeQueue) => producer.commit_transaction(ANSWER_TIME_MAX).err().unwrap_or(error),
+        _ => error,
     }
 }
 

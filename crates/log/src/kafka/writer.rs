@@ -224,9 +224,8 @@ impl Thread {
                 }
             }
             Err(Failure::Broken(error)) => {
-                let what = words(&error);
                 for (.., done) in answers {
-                    done(Err(Failure::Broken(Error::Kafka(what.clone()))));
+                    done(Err(Failure::Broken(the_same(&error))));
                 }
             }
         }
@@ -259,16 +258,21 @@ impl Thread {
 }
 
 fn fail(group: Vec<Write>, error: &Error) {
-    let what = words(error);
     for write in group {
-        (write.done)(Err(Failure::Broken(Error::Kafka(what.clone()))));
+        (write.done)(Err(Failure::Broken(the_same(error))));
     }
 }
 
-fn words(error: &Error) -> String {
+/// The error for one more of those who wait.
+fn the_same(error: &Error) -> Error {
     match error {
-        Error::Kafka(what) => what.clone(),
-        other => other.to_string(),
+        Error::Kafka(what) => Error::Kafka(what.clone()),
+        Error::NoRight { right, on, grant } => Error::NoRight {
+            right: right.clone(),
+            on: on.clone(),
+            grant: grant.clone(),
+        },
+        other => Error::Kafka(other.to_string()),
     }
 }
 

@@ -10,6 +10,7 @@ use rdkafka::{Offset as KafkaOffset, TopicPartitionList};
 use crate::error::{Error, Result};
 use crate::kafka::cluster::{Cluster, answered, blocking};
 use crate::kafka::connection::{ANSWER_TIME_MAX, Connection};
+use crate::kafka::rights::on_topic;
 
 /// The client puts small records together up to 1 MB, which is also what brokers take unless they are told otherwise.
 const RECORD_BYTES_MIN: usize = 1_000_012;
@@ -37,7 +38,7 @@ impl Cluster {
         let described = self.admin.describe_configs(&resources, &answered()).await?;
         let config = match described.into_iter().next() {
             Some(Ok(config)) => config,
-            Some(Err(code)) => return Err(refused(name, "DescribeConfigs", code)),
+            Some(Err(code)) => return Err(on_topic(name, "DescribeConfigs", code)),
             None => return Err(Error::Kafka(format!("the cluster doesn't describe topic '{name}'"))),
         };
         let value = |key: &str| {
@@ -58,22 +59,17 @@ impl Cluster {
                 "Kafka's topic '{name}' has max.message.bytes={record_bytes_max}, a stream needs at least {RECORD_BYTES_MIN}"
             )));
         }
-        let (connection, topic) = (self.connection.clone(), name.to_owned());
-        blocking(move || may_read(&connection, &topic)).await?;
+        self.check_read(name).await?;
         Ok(Some(Found {
             partitions,
             record_bytes_max,
         }))
     }
-}
 
-/// What the cluster says to who has no right to something. The words for rights are Kafka's own.
-pub(super) fn refused(topic: &str, right: &str, code: RDKafkaErrorCode) -> Error {
-    match code {
-        RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::ClusterAuthorizationFailed => Error::Invalid(
-            format!("Kafka refuses this user the right {right} on topic '{topic}': let it be allowed there"),
-        ),
-        code => Error::Kafka(format!("topic '{topic}' ({right}): {code}")),
+    /// Fails where this user may not read the topic.
+    pub async fn check_read(&self, name: &str) -> Result<()> {
+        let (connection, topic) = (self.connection.clone(), name.to_owned());
+        blocking(move || may_read(&connection, &topic)).await
     }
 }
 
@@ -85,7 +81,7 @@ fn partitions(connection: &Connection, name: &str) -> Result<Option<u32>> {
     match topic.error().map(RDKafkaErrorCode::from) {
         None => Ok(u32::try_from(topic.partitions().len()).ok()),
         Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => Ok(None),
-        Some(code) => Err(refused(name, "Describe", code)),
+        Some(code) => Err(on_topic(name, "Describe", code)),
     }
 }
 
@@ -101,7 +97,7 @@ fn may_read(connection: &Connection, name: &str) -> Result<()> {
             None => {}
             Some(Ok(_) | Err(KafkaError::PartitionEOF(_))) => return Ok(()),
             Some(Err(error)) => match error.rdkafka_error_code() {
-                Some(code @ RDKafkaErrorCode::TopicAuthorizationFailed) => return Err(refused(name, "Read", code)),
+                Some(code @ RDKafkaErrorCode::TopicAuthorizationFailed) => return Err(on_topic(name, "Read", code)),
                 _ => tracing::debug!(%error, topic = name, "looking whether it can be read"),
             },
         }
