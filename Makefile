@@ -44,7 +44,7 @@ soak: build ## Kills and restarts the server under load for hours (SOAK_ROUNDS, 
 	@HEADWATER_CRASH_ROUNDS=$${SOAK_ROUNDS:-2000} HEADWATER_CRASH_SEED=$${HEADWATER_CRASH_SEED:-$$(date +%s)} HEADWATER_BIN=$(CURDIR)/target/release/headwater \
 		$(CARGO) test --locked -p headwater --test it -- --nocapture crash::
 
-chaos: build kafka servers ## Kills and freezes processes, brokers and the database of a cluster under load (CHAOS_SECONDS, default 600)
+chaos: build kafka servers ## Kills, freezes and cuts off processes, brokers and the database of a cluster under load (CHAOS_SECONDS, default 600)
 	@HEADWATER_CHAOS_SECONDS=$${CHAOS_SECONDS:-600} HEADWATER_CHAOS_SEED=$${HEADWATER_CHAOS_SEED:-$$(date +%s)} HEADWATER_BIN=$(CURDIR)/target/release/headwater \
 		$(CARGO) test --locked --workspace --test it -- chaos:: --nocapture
 
@@ -81,3 +81,4 @@ $(KAFKA)/ready: tests/servers/kafka/pom.xml
 servers:
 	@command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || ./scripts/install postgresql
 	@command -v redis-server >/dev/null || ./scripts/install redis-server
+	@command -v ip >/dev/null || ls /usr/sbin/ip >/dev/null 2>&1 || ./scripts/install iproute2

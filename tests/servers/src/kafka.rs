@@ -13,7 +13,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use crate::network::Machine;
-use crate::{PATIENCE, find, free_port, missing};
+use crate::{PATIENCE, find, free_ports, missing};
 
 /// A small machine shares its cores with the tests.
 const JAVA_OPTIONS: [&str; 4] = [
@@ -166,7 +166,7 @@ impl Kafka {
 
 impl Place {
     fn new(machine: Option<Machine>) -> Self {
-        let [plain, secured, mutual, expired, controller] = [(); 5].map(|()| free_port());
+        let [plain, secured, mutual, expired, controller] = free_ports();
         Self {
             machine,
             plain,

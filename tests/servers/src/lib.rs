@@ -85,6 +85,12 @@ async fn wait_for<T>(what: &str, ask: impl AsyncFn() -> Option<T>) -> T {
 
 /// A port that nobody listens on at this moment.
 fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("an address").port()
+    let [port] = free_ports();
+    port
+}
+
+/// Several, of which no two are the same.
+fn free_ports<const N: usize>() -> [u16; N] {
+    let listeners = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
+    listeners.map(|listener| listener.local_addr().expect("an address").port())
 }

@@ -1,5 +1,6 @@
 //! A cluster under load in which anything may happen: three brokers, two gateways, three processors, two query servers and a database;
-//! killed, frozen, stopped, and started again, at random. Afterwards every acknowledged event counts once, in every view and in the database.
+//! killed, frozen, stopped, cut off from all others, and started again, at random. Afterwards every acknowledged event counts once, in every
+//! view and in the database.
 //!
 //! `HEADWATER_CHAOS_SECONDS` sets how long, `HEADWATER_CHAOS_SEED` another run.
 
@@ -8,6 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use headwater_test_servers::kafka::Kafka;
+use headwater_test_servers::network::{Machine, Network};
 use headwater_test_servers::postgres::Postgres;
 use rand::rngs::StdRng;
 use rand::{Rng, RngCore, SeedableRng};
@@ -20,6 +22,8 @@ const SEED: u64 = 1;
 const BROKERS: usize = 3;
 /// After so long without a word a process is taken for gone.
 const SESSION: Duration = Duration::from_secs(3);
+/// A transaction that nobody ends for so long is taken back by the brokers.
+const TRANSACTION: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(240);
 
 const ROLES: [&str; 7] = [
@@ -41,17 +45,25 @@ CREATE SINK per_key_out FROM per_key WITH (connector = 'postgres', url = '${env:
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_event_counts_once_whatever_happens() {
-    let Some(mut brokers) = tokio::task::block_in_place(|| Kafka::start_many(BROKERS)) else {
+    let mut network = Network::new();
+    let mut machines =
+        |count: usize| -> Vec<Option<Machine>> { (0..count).map(|_| network.as_mut().map(Network::machine)).collect() };
+    let (for_brokers, for_servers) = (machines(BROKERS), machines(ROLES.len()));
+    let Some(mut brokers) = tokio::task::block_in_place(|| Kafka::start_at(&for_brokers)) else {
         return;
     };
-    let Some(mut postgres) = Postgres::start().await else {
+    let Some(mut postgres) = Postgres::stopped() else {
         return;
     };
+    if let Some(network) = &network {
+        postgres = postgres.at(&network.address());
+    }
+    postgres.run().await;
     let seed = from_env("HEADWATER_CHAOS_SEED").unwrap_or(SEED);
     let seconds = from_env("HEADWATER_CHAOS_SECONDS").unwrap_or(SECONDS);
     println!("chaos: {seconds} s, HEADWATER_CHAOS_SEED={seed}");
     let mut random = StdRng::seed_from_u64(seed);
-    let process = |roles: &str| {
+    let process = |(roles, machine): (&str, &Option<Machine>)| {
         Server::new(&format!("{}{SINK}", crash::SQL))
             .with("log.backend=kafka")
             .with(&format!("log.brokers={}", brokers.brokers))
@@ -59,8 +71,9 @@ async fn every_event_counts_once_whatever_happens() {
             .with(&format!("cluster.session={}s", SESSION.as_secs()))
             .with("memory.limit=512MiB")
             .with_variable("PG_URL", &postgres.url())
+            .on(machine.as_ref())
     };
-    let mut servers: Vec<_> = ROLES.into_iter().map(process).collect();
+    let mut servers: Vec<_> = ROLES.into_iter().zip(&for_servers).map(process).collect();
     for server in &mut servers {
         server.start().await;
     }
@@ -70,7 +83,7 @@ async fn every_event_counts_once_whatever_happens() {
 
     let started = Instant::now();
     while started.elapsed() < Duration::from_secs(seconds) {
-        let what = random.random_range(0..10);
+        let what = random.random_range(0..14);
         let which = random.random_range(0..servers.len());
         let pause = Duration::from_millis(random.random_range(100..3000));
         match what {
@@ -100,6 +113,25 @@ async fn every_event_counts_once_whatever_happens() {
                 tokio::task::block_in_place(|| brokers.kill(which));
                 tokio::time::sleep(pause).await;
                 tokio::task::block_in_place(|| brokers.run(which));
+            }
+            9..13 => {
+                let (name, machine) = match random.random_range(0..servers.len() + BROKERS) {
+                    server if server < servers.len() => (format!("{server} ({})", ROLES[server]), &for_servers[server]),
+                    broker => {
+                        let broker = broker - servers.len();
+                        (format!("broker {broker}"), &for_brokers[broker])
+                    }
+                };
+                let time = match random.random_range(0..3) {
+                    0 => pause,
+                    1 => SESSION + pause,
+                    _ => TRANSACTION + pause,
+                };
+                let Some(machine) = machine else { continue };
+                println!("{:?}: {name} is cut off for {time:?}", started.elapsed());
+                machine.cut();
+                tokio::time::sleep(time).await;
+                machine.join();
             }
             _ => {
                 println!("{:?}: kill -9 of PostgreSQL", started.elapsed());

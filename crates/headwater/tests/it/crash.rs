@@ -78,11 +78,7 @@ async fn kill_at_random_moments_loses_and_repeats_nothing() {
         server.kill();
         server.start().await;
         if round % 10 == 9 {
-            println!(
-                "round {}: {} events acknowledged",
-                round + 1,
-                load.acknowledged.load(Ordering::Relaxed)
-            );
+            println!("round {}: {} events acknowledged", round + 1, load.acknowledged());
         }
     }
     load.stop.store(true, Ordering::Relaxed);
@@ -164,11 +160,12 @@ async fn check_windows(server: &Server, batch: &str, streamed: &str) {
         "a window was emitted twice: {streamed}"
     );
     let wrong = format!(
-        "SELECT count(*) AS n FROM ({streamed}) s LEFT JOIN ({batch}) b USING (window_start, k) WHERE b.events IS DISTINCT FROM s.events"
+        "SELECT s.window_start, s.k, s.events AS streamed, b.events AS batch FROM ({streamed}) s LEFT JOIN ({batch}) b USING (window_start, k)
+         WHERE b.events IS DISTINCT FROM s.events ORDER BY 1, 2 LIMIT 20"
     );
     assert_eq!(
         server.sql(&wrong).await,
-        vec![json!({"n": 0})],
+        Vec::<Value>::new(),
         "a window is wrong: {streamed}"
     );
     // Each partition closes by its own watermark, at most a wave behind the newest event.
@@ -204,6 +201,10 @@ impl Load {
             stop: AtomicBool::new(false),
             acknowledged: AtomicU64::new(0),
         }
+    }
+
+    pub fn acknowledged(&self) -> u64 {
+        self.acknowledged.load(Ordering::Relaxed)
     }
 
     /// Ends after a whole wave; the answer is the number of events, all of them acknowledged.

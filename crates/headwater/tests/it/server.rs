@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use headwater_test_servers::network::Machine;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -17,6 +18,7 @@ pub struct Server {
     data: PathBuf,
     settings: Vec<String>,
     variables: Vec<(String, String)>,
+    machine: Option<Machine>,
     pub http_port: u16,
     pub postgres_port: u16,
     pub grpc_port: u16,
@@ -37,6 +39,7 @@ impl Server {
             directory,
             settings: Vec::new(),
             variables: Vec::new(),
+            machine: None,
             http_port: free_port(),
             postgres_port: free_port(),
             grpc_port: free_port(),
@@ -53,6 +56,12 @@ impl Server {
     /// Sets a variable of its environment.
     pub fn with_variable(mut self, name: &str, value: &str) -> Self {
         self.variables.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Runs there.
+    pub fn on(mut self, machine: Option<&Machine>) -> Self {
+        self.machine = machine.cloned();
         self
     }
 
@@ -77,14 +86,19 @@ impl Server {
             .append(true)
             .open(log)
             .expect("the log file");
-        let process = Command::new(binary())
+        let mut command = match &self.machine {
+            Some(machine) => machine.command(binary()),
+            None => Command::new(binary()),
+        };
+        let address = self.address();
+        let process = command
             .arg("serve")
             .arg(self.directory.path().join("test.sql"))
             .arg("--data")
             .arg(&self.data)
-            .args(["--set", &format!("http.listen=127.0.0.1:{}", self.http_port)])
-            .args(["--set", &format!("postgres.listen=127.0.0.1:{}", self.postgres_port)])
-            .args(["--set", &format!("grpc.listen=127.0.0.1:{}", self.grpc_port)])
+            .args(["--set", &format!("http.listen={address}:{}", self.http_port)])
+            .args(["--set", &format!("postgres.listen={address}:{}", self.postgres_port)])
+            .args(["--set", &format!("grpc.listen={address}:{}", self.grpc_port)])
             .args(self.settings.iter().flat_map(|setting| ["--set", setting]))
             .envs(self.variables.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
@@ -141,7 +155,11 @@ impl Server {
     }
 
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.http_port)
+        format!("http://{}:{}", self.address(), self.http_port)
+    }
+
+    fn address(&self) -> &str {
+        self.machine.as_ref().map_or("127.0.0.1", |machine| &machine.address)
     }
 
     /// The rows that `sql` answers with.
