@@ -45,7 +45,7 @@ soak: build ## Kills and restarts the server under load for hours (SOAK_ROUNDS, 
 		$(CARGO) test --locked -p headwater --test it -- --nocapture crash::
 
 chaos: build kafka servers ## Kills, freezes and cuts off processes, brokers and the database of a cluster under load (CHAOS_SECONDS, default 600)
-	@HEADWATER_CHAOS_SECONDS=$${CHAOS_SECONDS:-600} HEADWATER_CHAOS_SEED=$${HEADWATER_CHAOS_SEED:-$$(date +%s)} HEADWATER_BIN=$(CURDIR)/target/release/headwater \
+	@HEADWATER_CHAOS_CUTS=1 HEADWATER_CHAOS_SECONDS=$${CHAOS_SECONDS:-600} HEADWATER_CHAOS_SEED=$${HEADWATER_CHAOS_SEED:-$$(date +%s)} HEADWATER_BIN=$(CURDIR)/target/release/headwater \
 		$(CARGO) test --locked --workspace --test it -- chaos:: --nocapture
 
 fuzz: toolchain ## Fuzzes FUZZ_TARGET (default json) for FUZZ_SECONDS (default 600); needs nightly Rust and cargo-fuzz

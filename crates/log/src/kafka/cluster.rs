@@ -42,10 +42,11 @@ impl Cluster {
     pub fn open(options: &KafkaOptions) -> Result<Self> {
         let connection = Connection::new(&options.brokers, &options.prefix, &options.security);
         let (asking, admin) = (Arc::new(connection.reach()?), Arc::new(connection.admin()?));
-        getting_in::keep(&connection, &asking, &admin)?;
+        let asking_for_all = Arc::new(connection.everything()?);
+        getting_in::keep(&connection, [&asking, &asking_for_all], &admin)?;
         Ok(Self {
-            asking_for_all: Arc::new(connection.everything()?),
             asking,
+            asking_for_all,
             admin,
             connection,
             replication: options.replication.map_or(-1, i32::from),

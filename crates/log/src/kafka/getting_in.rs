@@ -137,14 +137,18 @@ pub(super) fn give<C: ClientContext>(client: &Client<C>, token: &OAuthToken) -> 
 }
 
 /// Gives those that are not polled newer tokens, as long as they are there. Does nothing where no tokens are needed.
-pub(super) fn keep(connection: &Connection, asking: &Arc<Consumer>, admin: &Arc<AdminClient<Context>>) -> Result<()> {
+pub(super) fn keep(
+    connection: &Connection,
+    asking: [&Arc<Consumer>; 2],
+    admin: &Arc<AdminClient<Context>>,
+) -> Result<()> {
     let Some(file) = connection.token_file() else {
         return Ok(());
     };
-    let (asking, admin) = (Arc::downgrade(asking), Arc::downgrade(admin));
+    let (asking, admin) = (asking.map(Arc::downgrade), Arc::downgrade(admin));
     let work = move || {
         let mut renew_ms = 0;
-        while let Some(clients) = both(&asking, &admin) {
+        while let Some(clients) = all(&asking, &admin) {
             if renew_ms <= now_ms() {
                 match renew(&file, &clients) {
                     // Some time before it ends.
@@ -162,16 +166,18 @@ pub(super) fn keep(connection: &Connection, asking: &Arc<Consumer>, admin: &Arc<
         .map_err(|error| Error::Kafka(format!("no thread: {error}")))
 }
 
-type Clients = (Arc<Consumer>, Arc<AdminClient<Context>>);
+type Clients = ([Arc<Consumer>; 2], Arc<AdminClient<Context>>);
 
-fn both(asking: &Weak<Consumer>, admin: &Weak<AdminClient<Context>>) -> Option<Clients> {
-    Some((asking.upgrade()?, admin.upgrade()?))
+fn all([asking, asking_for_all]: &[Weak<Consumer>; 2], admin: &Weak<AdminClient<Context>>) -> Option<Clients> {
+    Some(([asking.upgrade()?, asking_for_all.upgrade()?], admin.upgrade()?))
 }
 
 /// Until when the new token holds.
 fn renew(file: &str, (asking, admin): &Clients) -> Result<i64> {
     let token = token(file)?;
-    give(asking.client(), &token)?;
+    for asking in asking {
+        give(asking.client(), &token)?;
+    }
     give(admin.inner(), &token)?;
     Ok(token.lifetime_ms)
 }
