@@ -22,6 +22,7 @@ mod freshness;
 mod grpc;
 mod kafka;
 mod kafka_records;
+mod kafka_rights;
 mod keep;
 mod lookup;
 mod nexmark;
