@@ -25,6 +25,9 @@ const RIGHTS: [(&str, &str); 8] = [
     ("Write", "topic their-orders"),
 ];
 
+/// So many are on Headwater's own topics: they are what is taken away.
+const OWN: usize = 5;
+
 const SQL: &str = "
 CREATE STREAM clicks (id BIGINT NOT NULL, page TEXT NOT NULL) WITH (partitions = 2, idempotency_key = 'id');
 CREATE MATERIALIZED VIEW per_page AS SELECT page, count(*) AS clicks FROM clicks GROUP BY page;
@@ -110,9 +113,11 @@ async fn the_rights_that_are_listed_are_enough_and_each_is_named_where_it_is_mis
     .await;
     until(&first, "SELECT orders FROM ordered", json!([{"orders": 10}])).await;
     first.sql("DROP MATERIALIZED VIEW per_page").await;
-    first
-        .sql("CREATE OR REPLACE STREAM clicks (id BIGINT NOT NULL, page TEXT) WITH (retention = '1 day')")
-        .await;
+    for retention in ["2 days", "1 day"] {
+        let kept = format!("CREATE OR REPLACE STREAM kept (id BIGINT) WITH (retention = '{retention}')");
+        first.sql(&kept).await;
+    }
+    first.sql("DROP STREAM kept").await;
     first.signal("TERM");
     assert!(first.ended().await.success());
     let log = first.log();
@@ -121,7 +126,7 @@ async fn the_rights_that_are_listed_are_enough_and_each_is_named_where_it_is_mis
         "something was refused: {log}"
     );
 
-    for (number, (right, on)) in RIGHTS.iter().enumerate() {
+    for (number, (right, on)) in RIGHTS.iter().enumerate().take(OWN) {
         allow_all_but(broker, Some(number));
         let mut server = server(broker);
         let log = match server.start_or_end().await {
@@ -153,8 +158,6 @@ async fn use_it(server: &Server) -> String {
         format!("{status} {answer}\n")
     };
     let mut said = post("/v1/streams/orders/events", r#"{"id": 1}"#).await;
-    let again = "CREATE OR REPLACE STREAM orders (id BIGINT NOT NULL, more TEXT) WITH (topic = 'their-orders')";
-    said += &post("/v1/sql", &json!({"sql": again}).to_string()).await;
     server.sql("CREATE STREAM gone (id BIGINT)").await;
     said += &post("/v1/sql", r#"{"sql": "DROP STREAM gone"}"#).await;
     let begun = Instant::now();

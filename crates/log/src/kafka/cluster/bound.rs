@@ -37,6 +37,14 @@ impl Cluster {
         let resources = [ResourceSpecifier::Topic(name)];
         let described = self.admin.describe_configs(&resources, &answered()).await?;
         let config = match described.into_iter().next() {
+            // Who may not know gets none, and no word of why.
+            Some(Ok(config)) if config.entries.is_empty() => {
+                return Err(on_topic(
+                    name,
+                    "DescribeConfigs",
+                    RDKafkaErrorCode::TopicAuthorizationFailed,
+                ));
+            }
             Some(Ok(config)) => config,
             Some(Err(code)) => return Err(on_topic(name, "DescribeConfigs", code)),
             None => return Err(Error::Kafka(format!("the cluster doesn't describe topic '{name}'"))),
