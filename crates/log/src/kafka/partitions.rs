@@ -252,7 +252,12 @@ impl Partitions {
                 end = Some((place.topic.record_of(at - 1), at));
             }
             if let Some((last, next)) = end {
-                let looked = high.max(last + 1);
+                // Behind the last record stands the mark of its transaction. If there is more, that may be other marks, or records that were not
+                // fetched when the reader said that it stood at the end: so it is looked at again.
+                let looked = match high - (last + 1) {
+                    ..=1 => high.max(last + 1),
+                    _ => last + 2,
+                };
                 self.note_end(key, End { last, next, looked });
                 return Ok(next);
             }
