@@ -25,7 +25,7 @@ use tokio::sync::watch;
 
 use crate::Claim;
 use crate::error::{Error, Result};
-use crate::kafka::cluster::blocking;
+use crate::kafka::cluster::{blocking, pause};
 use crate::kafka::connection::Connection;
 use crate::kafka::follower::{Consumed, Followed, offsets_of};
 use crate::kafka::names::Names;
@@ -34,6 +34,10 @@ use crate::kafka::writer::{Open, Write, Writer};
 
 /// How long to wait until a process that seems to be there gives up what it had: about what its longest commits take.
 const GIVING_UP_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// Whoever lost to a later claim, as a rule claims again. Each waits so long, times what its record says, so that of many one comes to an end.
+const AGAIN_AFTER: Duration = Duration::from_millis(50);
+const AGAIN_TIMES: i64 = 16;
 
 /// What the key of a claim begins with.
 pub(super) const CLAIM: u8 = b'c';
@@ -280,6 +284,7 @@ impl Owners {
         self.followed.wait(&self.held.topic, record).await?;
         self.end_earlier(&hold, record).await?;
         if hold.is_given_up() {
+            pause(AGAIN_AFTER * u32::try_from(record % AGAIN_TIMES).unwrap_or(0)).await;
             return Err(fenced(owner));
         }
         let token = u64::try_from(record).unwrap_or(0);
