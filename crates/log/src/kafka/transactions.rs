@@ -217,7 +217,8 @@ impl Transactions {
     }
 }
 
-/// What records were thrown away for: that is told by the commit of their transaction, which can't succeed any more.
+/// What records were thrown away for: that is told by the commit of their transaction. It can't succeed: as librdkafka documents of
+/// `rd_kafka_commit_transaction`, one record that failed for good leaves a transaction that can only be aborted.
 fn why(producer: &BaseProducer<Deliveries>, error: KafkaError) -> KafkaError {
     match error.rdkafka_error_code() {
         Some(RDKafkaErrorCode::PurgeQueue) => producer.commit_transaction(ANSWER_TIME_MAX).err().unwrap_or(error),
