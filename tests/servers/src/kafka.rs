@@ -13,7 +13,8 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use crate::network::Machine;
-use crate::{PATIENCE, find, free_ports, missing};
+use crate::ports::free_ports;
+use crate::{PATIENCE, find, missing};
 
 /// A small machine shares its cores with the tests.
 const JAVA_OPTIONS: [&str; 4] = [

@@ -12,10 +12,10 @@
 
 pub mod kafka;
 pub mod network;
+pub mod ports;
 pub mod postgres;
 pub mod redis;
 
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
@@ -81,16 +81,4 @@ async fn wait_for<T>(what: &str, ask: impl AsyncFn() -> Option<T>) -> T {
         assert!(started.elapsed() < PATIENCE, "{what} does not answer");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-}
-
-/// A port that nobody listens on at this moment.
-fn free_port() -> u16 {
-    let [port] = free_ports();
-    port
-}
-
-/// Several, of which no two are the same.
-fn free_ports<const N: usize>() -> [u16; N] {
-    let listeners = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
-    listeners.map(|listener| listener.local_addr().expect("an address").port())
 }

@@ -6,7 +6,8 @@ use std::process::{Child, Stdio};
 use tempfile::TempDir;
 use tokio_postgres::{Client, NoTls, Row};
 
-use crate::{command, find, free_port, signal, wait_for};
+use crate::ports::free_port;
+use crate::{command, find, signal, wait_for};
 
 const USER: &str = "postgres";
 const ACCESS: &str = "

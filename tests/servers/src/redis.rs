@@ -6,7 +6,8 @@ use redis::FromRedisValue;
 use redis::aio::MultiplexedConnection;
 use tempfile::TempDir;
 
-use crate::{command, find, free_port, signal, wait_for};
+use crate::ports::free_port;
+use crate::{command, find, signal, wait_for};
 
 const USER: &str = "nobody";
 

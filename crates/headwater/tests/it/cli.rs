@@ -5,7 +5,9 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use crate::server::{Server, binary, free_port};
+use headwater_test_servers::ports::free_port;
+
+use crate::server::{Server, binary};
 
 /// What a command printed, and its exit code.
 struct Said {

@@ -74,7 +74,7 @@ async fn the_same_statements_work_on_kafka() {
 /// A cluster that can't be reached is waited for, with a line that says so.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_that_is_not_there_is_waited_for() {
-    let nobody = crate::server::free_port();
+    let nobody = headwater_test_servers::ports::free_port();
     let mut child = std::process::Command::new(crate::server::binary());
     let data = tempfile::tempdir().expect("a temporary directory");
     child

@@ -1,11 +1,11 @@
 //! The real binary, started and killed by tests.
 
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use headwater_test_servers::network::Machine;
+use headwater_test_servers::ports::free_port;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -254,9 +254,4 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.kill();
     }
-}
-
-pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("an address").port()
 }

@@ -10,8 +10,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use headwater_test_servers::ports::free_port;
+
 use crate::postgres::there;
-use crate::server::{binary, free_port};
+use crate::server::binary;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
