@@ -7,10 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use headwater_event::clock::Micros;
-use headwater_event::offset::TopicPartition;
+use headwater_event::offset::{Offset, TopicPartition};
 use headwater_log::StateTable;
 
 use crate::error::Result;
+use crate::peers::Stand;
 use crate::status::TaskState;
 use crate::task::{Assignment, owner, task_table, watermark_key};
 use crate::time::EventTime;
@@ -45,46 +46,57 @@ async fn look(task: &Assignment, opened: &mut Option<Arc<dyn StateTable>>) -> Re
         Some(table) => table,
         None => opened.insert(task.log.state(&task_table(&task.pipeline, task.number)).await?),
     };
-    let (watermark, idle) = stood(task, &**table, task.partition)?;
+    let time = stood(task, &**table, task.partition)?;
     let input = TopicPartition::new(Arc::clone(&task.stage.input.topic), task.partition);
     let consumed = task
         .log
         .consumed(&owner(&task.pipeline, task.number, task.partition))
         .await?;
-    task.peers.report(task.partition, watermark, idle);
+    let read = consumed.get(&input).copied();
+    task.peers
+        .hear(task.partition, stand(&time, read), task.clock.elapsed());
+    let watermark = time.watermark();
     task.status.send_if_modified(|status| {
         // It may be here meanwhile.
         if status.state != TaskState::Elsewhere {
             return false;
         }
-        let offset = consumed.get(&input).copied().unwrap_or(status.offset);
+        let offset = read.unwrap_or(status.offset);
         if offset != status.offset {
             status.committed_at = Some(task.clock.now());
         }
         let is_new = offset != status.offset || watermark != status.watermark || nudge != status.settled;
-        (status.offset, status.watermark, status.idle, status.settled) = (offset, watermark, idle, nudge);
+        (status.offset, status.watermark, status.idle, status.settled) = (offset, watermark, time.told_idle(), nudge);
         is_new
     });
     Ok(())
 }
 
-/// The greatest watermark of the tasks elsewhere, all that was committed before this is called taken in. The readers of the stage's output
-/// can have come no further than that on account of them.
+/// The furthest that tasks elsewhere have brought the readers of the stage's output, all that was committed before this is called taken in.
 pub async fn furthest(task: &Assignment) -> Result<Option<Micros>> {
     // Opened anew: that waits for what others have committed.
     let table = task.log.state(&task_table(&task.pipeline, task.number)).await?;
     let mut furthest = None;
     for partition in (0..task.stage.input.partitions).filter(|&partition| partition != task.partition) {
-        furthest = furthest.max(stood(task, &*table, partition)?.0);
+        furthest = furthest.max(stood(task, &*table, partition)?.told());
     }
     Ok(furthest)
 }
 
-/// Where a task of the stage stood when it last committed: its watermark, and whether its readers leave it out.
-pub fn stood(task: &Assignment, table: &dyn StateTable, partition: u32) -> Result<(Option<Micros>, bool)> {
+/// The time of a task of the stage when it last committed.
+pub fn stood(task: &Assignment, table: &dyn StateTable, partition: u32) -> Result<EventTime> {
     let mut time = EventTime::new(&task.stage.input.time);
     if let Some(stored) = table.get(&watermark_key(partition))? {
         time.decode(&stored)?;
     }
-    Ok((time.watermark(), time.told_idle()))
+    Ok(time)
+}
+
+/// What its peers are told of a task that had this time, and had read so far, when it last committed.
+pub fn stand(time: &EventTime, read: Option<Offset>) -> Stand {
+    Stand {
+        told: time.told(),
+        idle: time.told_idle(),
+        read: read.unwrap_or(0),
+    }
 }

@@ -5,18 +5,28 @@
 //!
 //! # When an idle partition has rows again
 //! The readers of its output don't wait for it: they may be as far as the others have brought them. What is older
-//! than that would be lost there, so it has to be found late here:
-//! 1. The task says to the readers that it is not idle any more, and commits that.
-//! 2. It takes over the greatest watermark that the readers can have reached before that ([`Peers::reached`]). What
-//!    they read after it brings them no further than this task.
-//! 3. Only then are the rows looked at. That it is idle no longer is in its state from their commit on, so that a task that ends
-//!    before that begins at 1 again.
+//! than that would be lost there, so it has to be found late here. And it shall not be that late merely because the others were
+//! quicker: what is there to be read holds them back.
+//! * Before a task brings the readers further, it looks at the partitions of those that are idle ([`Peers::idle`]). If one has rows
+//!   that its task has not read, the readers stay where they are until that task has woken. What is known of a task elsewhere is
+//!   some time old; so it is taken for idle halfway to that, which holds nobody up that it doesn't hold up itself.
+//! * A task that wakes
+//!   1. says to the readers that it is not idle any more, and commits that,
+//!   2. takes over the greatest watermark that the readers can have reached before that ([`Peers::reached`]; of tasks elsewhere, all that
+//!      they were told of). What they read after it brings them no further than this task,
+//!   3. only then looks at the rows. That it is idle no longer is in its state, and known here, from their commit on: a task that
+//!      ends before that begins at 1 again, and the others hold the readers back until it is through.
+//! * A task that becomes idle says so here, and then looks whether it has rows to read after all. Others look at its partition before they
+//!   go on, or it finds what they have gone on with.
 //!
-//! A task says here where it will stand, and that it will be idle, *before* it commits that, and that it is not idle
+//! A task says here how far it will bring the readers, and that it will be idle, *before* it commits that, and that it is not idle
 //! any more *after*. So what the readers know is never ahead of what was known here at some time. After a restart
 //! it is recalled from what was committed.
 
+use std::time::Duration;
+
 use headwater_event::clock::Micros;
+use headwater_event::offset::Offset;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -36,10 +46,21 @@ struct Known {
     reached: Option<Micros>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 struct Slot {
-    watermark: Option<Micros>,
-    idle: bool,
+    stand: Stand,
+    /// When that came to be known here, where the task doesn't say it itself.
+    heard: Option<Duration>,
+}
+
+/// Where a task stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stand {
+    /// How far it has brought the readers.
+    pub told: Option<Micros>,
+    pub idle: bool,
+    /// The offset after what it has read of its partition.
+    pub read: Offset,
 }
 
 impl Peers {
@@ -53,20 +74,42 @@ impl Peers {
         }
     }
 
-    /// Says where a task stands. Wakes the idle ones, who may follow.
-    pub fn report(&self, partition: u32, watermark: Option<Micros>, idle: bool) {
+    /// Says where a task of this process stands. Wakes the idle ones, who may follow, and those who wait for idle ones.
+    pub fn report(&self, partition: u32, stand: Stand) {
+        self.put(partition, Slot { stand, heard: None });
+    }
+
+    /// Says where a task elsewhere stood when it last committed, as it is known here by now.
+    pub fn hear(&self, partition: u32, stand: Stand, now: Duration) {
+        let heard = Some(now);
+        self.put(partition, Slot { stand, heard });
+    }
+
+    /// Says where a task stood when it last committed, unless more is known.
+    pub fn recall(&self, partition: u32, stand: Stand) {
         let mut known = self.known.lock();
-        if known.put(partition, Slot { watermark, idle }) && known.slots.iter().flatten().any(|slot| slot.idle) {
+        if let Some(None) = known.slots.get(partition as usize) {
+            let heard = Some(Duration::ZERO);
+            known.put(partition, Slot { stand, heard });
+        }
+    }
+
+    fn put(&self, partition: u32, slot: Slot) {
+        let is_new = self.known.lock().put(partition, slot);
+        if is_new {
             self.changed.send_replace(());
         }
     }
 
-    /// Says where a task stood when it last committed, unless it has said more itself.
-    pub fn recall(&self, partition: u32, watermark: Option<Micros>, idle: bool) {
-        let mut known = self.known.lock();
-        if let Some(None) = known.slots.get(partition as usize) {
-            known.put(partition, Slot { watermark, idle });
-        }
+    /// The partitions that the readers may not be waiting for, this one aside, and the offset after what was read of each. Among them
+    /// are those elsewhere of which nothing new was heard since `silent_since`: they may be idle by now.
+    pub fn idle(&self, partition: u32, silent_since: Duration) -> Vec<(u32, Offset)> {
+        let known = self.known.lock();
+        let slots = (0..).zip(&known.slots).filter(|(other, _)| *other != partition);
+        let may_be_idle = |slot: &Slot| slot.stand.idle || slot.heard.is_some_and(|heard| heard <= silent_since);
+        slots
+            .filter_map(|(other, slot)| slot.filter(may_be_idle).map(|slot| (other, slot.stand.read)))
+            .collect()
     }
 
     /// The watermark that an idle task may take over.
@@ -90,7 +133,7 @@ impl Known {
         let Some(slot) = self.slots.get_mut(partition as usize) else {
             return false;
         };
-        if *slot == Some(new) {
+        if slot.is_some_and(|slot| slot.stand == new.stand && slot.heard.is_some() == new.heard.is_some()) {
             return false;
         }
         *slot = Some(new);
@@ -101,7 +144,7 @@ impl Known {
     fn watermark(&self) -> Option<Micros> {
         // Who has said nothing may have read anything.
         let slots = self.slots.iter().map(|slot| match slot {
-            Some(slot) => (slot.watermark, slot.idle),
+            Some(Slot { stand, .. }) => (stand.told, stand.idle),
             None => (None, false),
         });
         common_watermark(slots)

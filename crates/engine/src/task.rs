@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use bytes::Bytes;
+use futures::future::try_join_all;
 use headwater_event::clock::{Clock, Micros};
 use headwater_event::offset::{Offset, TopicPartition, behind};
 use headwater_event::room::Room;
@@ -39,7 +40,7 @@ use crate::lookup::Tables;
 use crate::operators::closes_by_time;
 use crate::origin::{Origin, gathered};
 use crate::output::{Announcement, Destination};
-use crate::peers::Peers;
+use crate::peers::{Peers, Stand};
 use crate::plan::{LateRows, Output, Stage, TimeSource};
 use crate::status::{TaskMetrics, TaskState, TaskStatus};
 use crate::time::EventTime;
@@ -96,6 +97,10 @@ pub struct Task<'a> {
     announced: Option<Progress>,
     last_input: Duration,
     idle: bool,
+    /// Whether what was last committed says that the readers were told so.
+    told_idle: bool,
+    /// The readers were not brought as far as this task is, since others have rows that they have not read.
+    holds_back: bool,
     /// Rows of a view without a key that came out at the end of epochs, since `next` has moved.
     flushed_rows: u32,
     untrimmed_batches: usize,
@@ -137,6 +142,10 @@ pub async fn run(is: &Assignment) -> Result<()> {
             continue;
         }
         drop(room);
+        if task.next != task.committed {
+            // What was left out, which others may be waiting for.
+            task.finish(Epoch::default(), None).await?;
+        }
         if task.be_silent(common).await? {
             continue;
         }
@@ -151,7 +160,7 @@ pub async fn run(is: &Assignment) -> Result<()> {
             () = is.stop.cancelled() => return Ok(()),
             waited = is.log.wait(&task.input, task.next) => waited?,
             _ = nudges.changed() => {}
-            _ = peers.changed(), if task.idle => {}
+            _ = peers.changed(), if task.idle || task.holds_back => {}
             () = is.clock.sleep(task.until_idle()), if task.may_become_idle() => {}
         }
     }
@@ -167,7 +176,7 @@ impl<'a> Task<'a> {
         if !stored_time.is_empty() {
             time.decode(&stored_time)?;
         }
-        recall_peers(is, &*table)?;
+        recall_peers(is, &*table).await?;
         let stage = (&*is.pipeline, is.number);
         let watermark = time.watermark();
         let tables = is.tables.as_deref();
@@ -185,6 +194,8 @@ impl<'a> Task<'a> {
             flushed_rows: 0,
             announced: None,
             idle: time.told_idle(),
+            told_idle: time.told_idle(),
+            holds_back: time.told() < time.watermark(),
             is,
             input,
             claim,
@@ -196,7 +207,7 @@ impl<'a> Task<'a> {
             task.begin().await?;
         }
         task.flushed_rows = is.destination.flushed_rows(&*is.log, task.flush_place(0)).await?;
-        task.is.peers.report(is.partition, task.time.watermark(), task.idle);
+        task.is.peers.report(is.partition, task.stand());
         let (next, watermark) = (task.next, task.time.watermark());
         is.status.send_modify(|status| {
             status.state = TaskState::Running;
@@ -381,6 +392,8 @@ impl<'a> Task<'a> {
     }
 
     async fn finish(&mut self, mut epoch: Epoch, room: Option<EpochRoom>) -> Result<()> {
+        let told = self.may_tell().await?;
+        let was_told_idle = self.told_idle;
         let mut out = Vec::new();
         let mut rejections = Vec::new();
         let finished = self.chain.finish(self.time.watermark(), &mut out, &mut rejections);
@@ -392,11 +405,11 @@ impl<'a> Task<'a> {
         self.flushed_rows += out.iter().map(|batch| batch.num_rows() as u32).sum::<u32>();
         epoch.add(place, out);
         epoch.reject(rejections, |_| self.committed, self.committed..self.next);
-        let progress = self.progress();
-        let was_told_idle = self.time.told_idle();
-        if let (EventTime::Rows(time), Some(Progress { idle: true, .. })) = (&mut self.time, progress) {
-            time.tell_idle();
+        let progress = self.progress(told);
+        if let EventTime::Rows(time) = &mut self.time {
+            time.tell(told, progress.is_some_and(|progress| progress.idle));
         }
+        self.holds_back = told < self.time.watermark();
         let mut commit = Commit {
             state: self.chain.changes()?,
             ..Commit::default()
@@ -419,13 +432,19 @@ impl<'a> Task<'a> {
                 entries: Arc::new([(watermark_key(self.is.partition), Some(time.clone()))]),
             });
         }
-        let peers = &self.is.peers;
-        peers.report(self.is.partition, self.time.watermark(), self.idle || was_told_idle);
+        // Before it commits: what it read isn't read yet, and if it was idle it is so until then.
+        let stand = Stand {
+            told,
+            idle: self.idle || was_told_idle,
+            read: self.committed,
+        };
+        self.is.peers.report(self.is.partition, stand);
         let started = self.is.clock.elapsed();
         if !(commit.consumed.is_empty() && commit.produced.is_empty() && commit.state.is_empty()) {
             self.commit(commit).await?;
         }
         self.stored_time = time;
+        self.told_idle = self.time.told_idle();
         self.announced = progress;
         self.committed = self.next;
         // A listener may take its time, and others shall not wait for it.
@@ -437,8 +456,34 @@ impl<'a> Task<'a> {
         self.tell(&epoch, self.is.clock.elapsed().saturating_sub(started)).await
     }
 
+    fn stand(&self) -> Stand {
+        Stand {
+            told: self.time.told(),
+            idle: self.idle || self.told_idle,
+            read: self.next,
+        }
+    }
+
+    /// How far the readers may be brought: no further than they are, while others that they don't wait for have rows to read; see
+    /// [`crate::peers`].
+    async fn may_tell(&mut self) -> Result<Option<Micros>> {
+        let (is, watermark, told) = (self.is, self.time.watermark(), self.time.told());
+        if watermark <= told || !is.announces || self.closes_windows() {
+            return Ok(watermark);
+        }
+        let silent_since = is.clock.elapsed().saturating_sub(is.stage.input.idle_timeout / 2);
+        let idle = is.peers.idle(is.partition, silent_since);
+        let unread = idle.into_iter().map(async |(partition, read)| {
+            let input = TopicPartition::new(Arc::clone(&is.stage.input.topic), partition);
+            // What came with the rows of this epoch, too.
+            Ok::<_, Error>(is.log.settled(&input).await?.end > read)
+        });
+        let any_unread = try_join_all(unread).await?.contains(&true);
+        Ok(if any_unread { told } else { watermark })
+    }
+
     /// What this task's readers are to know; nothing where the query needs no event time.
-    fn progress(&self) -> Option<Progress> {
+    fn progress(&self, told: Option<Micros>) -> Option<Progress> {
         let idle = match &self.time {
             EventTime::None => return None,
             // With open windows it is no use to its readers to be left out: its rows are still to come. It
@@ -450,10 +495,9 @@ impl<'a> Task<'a> {
             Output::Topic { first_producer, .. } => first_producer,
             Output::View { .. } => 0,
         };
-        let watermark = self.time.watermark();
         Some(Progress {
             producer: first + self.is.partition,
-            watermark: watermark.map(|watermark| watermark.saturating_sub(self.chain.delay())),
+            watermark: told.map(|watermark| watermark.saturating_sub(self.chain.delay())),
             idle,
         })
     }
@@ -501,7 +545,7 @@ impl<'a> Task<'a> {
 
     async fn tell(&mut self, epoch: &Epoch, took: Duration) -> Result<()> {
         let watermark = self.time.watermark();
-        self.is.peers.report(self.is.partition, watermark, self.idle);
+        self.is.peers.report(self.is.partition, self.stand());
         let late = epoch.late + self.chain.take_late();
         let now = self.is.clock.elapsed();
         let mut lag = None;
@@ -531,28 +575,31 @@ impl<'a> Task<'a> {
     }
 
     /// Nothing is there to read. Becomes idle when it is time, and follows the others once it is:
-    /// up to `common`, their watermark before this task last looked for rows. Answers whether
-    /// it moved, and has to look again.
+    /// up to `common`, their watermark before this task last looked for rows. Brings the readers on if they were held back. Answers
+    /// whether anything moved, and it has to look again.
     async fn be_silent(&mut self, common: Option<Micros>) -> Result<bool> {
-        if !self.may_become_idle() && !self.idle {
-            return Ok(false);
-        }
-        let becomes_idle = !self.idle && self.until_idle().is_zero();
+        let becomes_idle = self.may_become_idle() && self.until_idle().is_zero();
         if becomes_idle {
             self.idle = true;
-            self.is.peers.report(self.is.partition, self.time.watermark(), true);
+            self.is.peers.report(self.is.partition, self.stand());
         }
-        if !self.idle {
+        let follows = self.idle && common > self.time.watermark();
+        // Looked at once more: rows may have come since, the same append's as those that have brought a peer further.
+        let rests = !(becomes_idle || follows) || self.is.log.settled(&self.input).await?.end <= self.next;
+        if !rests {
+            self.idle &= !becomes_idle;
+            self.is.peers.report(self.is.partition, self.stand());
             return Ok(false);
         }
-        let follows = common > self.time.watermark();
         if let (true, Some(common), EventTime::Rows(time)) = (follows, common, &mut self.time) {
             time.raise(common);
         }
-        if becomes_idle || follows {
+        let goes_on = self.holds_back && self.may_tell().await? > self.time.told();
+        let moves = becomes_idle || follows || goes_on;
+        if moves {
             self.finish(Epoch::default(), None).await?;
         }
-        Ok(becomes_idle || follows)
+        Ok(moves)
     }
 
     fn closes_windows(&self) -> bool {
@@ -580,11 +627,14 @@ async fn unless_stopped(is: &Assignment, work: impl Future<Output = Result<()>>)
 }
 
 /// Where the other tasks stood when they last committed: they may start later, or not at all.
-fn recall_peers(is: &Assignment, table: &dyn StateTable) -> Result<()> {
+async fn recall_peers(is: &Assignment, table: &dyn StateTable) -> Result<()> {
     for partition in (0..is.stage.input.partitions).filter(|&partition| partition != is.partition) {
         if table.get(&watermark_key(partition))?.is_some() {
-            let (watermark, idle) = elsewhere::stood(is, table, partition)?;
-            is.peers.recall(partition, watermark, idle);
+            let time = elsewhere::stood(is, table, partition)?;
+            let consumed = is.log.consumed(&owner(&is.pipeline, is.number, partition)).await?;
+            let input = TopicPartition::new(Arc::clone(&is.stage.input.topic), partition);
+            is.peers
+                .recall(partition, elsewhere::stand(&time, consumed.get(&input).copied()));
         }
     }
     Ok(())

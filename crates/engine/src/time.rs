@@ -34,6 +34,8 @@ pub struct RowTime {
     floor: Option<Micros>,
     /// The readers of the output were told that the partition is idle, and don't wait for it.
     told_idle: bool,
+    /// How far the readers of the output were brought by this partition. It may be behind the watermark, see [`crate::peers`].
+    told: Option<Micros>,
 }
 
 /// Event time from the progress of the tasks that write the input.
@@ -84,6 +86,7 @@ impl EventTime {
                 greatest: None,
                 floor: None,
                 told_idle: false,
+                told: None,
             }),
             TimeSource::Producers { producers } => Self::Producers(ProducerTime {
                 last: vec![None; *producers as usize],
@@ -105,6 +108,14 @@ impl EventTime {
         matches!(self, Self::Rows(rows) if rows.told_idle)
     }
 
+    /// The watermark that the readers of the output know of.
+    pub fn told(&self) -> Option<Micros> {
+        match self {
+            Self::Rows(rows) => rows.told,
+            Self::None | Self::Producers(_) => self.watermark(),
+        }
+    }
+
     /// The state as it is stored; empty where there is none.
     pub fn encode(&self) -> Bytes {
         let mut bytes = Vec::new();
@@ -114,6 +125,7 @@ impl EventTime {
                 put(&mut bytes, rows.greatest);
                 put(&mut bytes, rows.floor);
                 bytes.push(u8::from(rows.told_idle));
+                put(&mut bytes, rows.told);
             }
             Self::Producers(producers) => {
                 put(&mut bytes, producers.reached);
@@ -134,8 +146,11 @@ impl EventTime {
             Self::Rows(rows) => (|| {
                 rows.greatest = take(&mut bytes)?;
                 rows.floor = take(&mut bytes)?;
-                // What was written by earlier versions ends here.
-                rows.told_idle = bytes == [1];
+                // What was written by earlier versions may end here, or behind the next.
+                let (told_idle, rest) = bytes.split_at_checked(1).unwrap_or((&[0], &[]));
+                rows.told_idle = told_idle == [1];
+                bytes = rest;
+                rows.told = take(&mut bytes).unwrap_or_else(|| rows.watermark());
                 Some(())
             })(),
             Self::Producers(producers) => (|| {
@@ -171,9 +186,10 @@ impl RowTime {
         self.floor = self.floor.max(Some(watermark));
     }
 
-    /// The readers of the output are told now that the partition is idle.
-    pub fn tell_idle(&mut self) {
-        self.told_idle = true;
+    /// The readers of the output are told now how far they may go, and perhaps that the partition is idle.
+    pub fn tell(&mut self, watermark: Option<Micros>, idle: bool) {
+        self.told = watermark;
+        self.told_idle |= idle;
     }
 
     /// The readers know that it is idle no longer, and it is as far as they can be. Not before that: a task that ends in between has to

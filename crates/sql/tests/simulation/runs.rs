@@ -22,6 +22,7 @@ const STACK_BYTES: usize = 32 << 20;
 pub const TROUBLE: Weather = Weather {
     trouble: true,
     shared: false,
+    alone: false,
     broken_promises: false,
 };
 

@@ -60,6 +60,8 @@ pub struct Weather {
     pub trouble: bool,
     /// Two processes share the work, and hear sooner or later who is to do what.
     pub shared: bool,
+    /// Nobody takes over while the one before still runs, as where the log is a process's own.
+    pub alone: bool,
     /// A log that doesn't keep its promises, to see that it shows.
     pub broken_promises: bool,
 }
@@ -75,6 +77,8 @@ pub struct World<'a> {
     /// How many of the queries there are.
     created: watch::Sender<usize>,
     came: usize,
+    /// How many events had come after each append.
+    lots: Vec<usize>,
     options: EngineOptions,
     processes: Process,
     machine: Machine,
@@ -170,6 +174,7 @@ impl<'a> World<'a> {
             fate,
             created,
             came: 0,
+            lots: Vec::new(),
             options,
             processes: 0,
             zombies: Vec::new(),
@@ -291,7 +296,7 @@ impl<'a> World<'a> {
                 .advance(Duration::from_millis(self.random.random_range(0..3_000))),
             82..85 => self.clock.advance(Duration::from_secs(self.random.random_range(0..90))),
             85..89 if self.weather.trouble => self.crash(),
-            89..92 if self.weather.trouble => self.take_over(),
+            89..92 if self.weather.trouble && !self.weather.alone => self.take_over(),
             92..94 if self.weather.trouble => self.restart(),
             94..95 if self.weather.trouble => {
                 self.machine.log.break_down();
@@ -312,6 +317,7 @@ impl<'a> World<'a> {
         let end = self.case.events.len().min(self.came + count);
         let lot = &self.case.events[self.came..end];
         self.came = end;
+        self.lots.push(end);
         self.append(lot.iter());
     }
 
@@ -482,6 +488,17 @@ impl<'a> World<'a> {
             }
             _ => Ok(texts(&self.rows(&definition.topic()))),
         }
+    }
+
+    /// Whether what had come before an event makes it late: rows of its partition, or of any that were stored before.
+    pub fn may_be_late(&self, at: usize) -> bool {
+        let event = &self.case.events[at];
+        let lot = self.lots.partition_point(|&end| end <= at);
+        let stored_before = lot.checked_sub(1).map_or(0, |before| self.lots[before]);
+        self.case.events[..at].iter().enumerate().any(|(number, earlier)| {
+            let is_known = number < stored_before || earlier.partition == event.partition;
+            is_known && event.at < earlier.at - events::DELAY
+        })
     }
 
     pub fn dead_letters(&self) -> Vec<String> {
