@@ -429,8 +429,8 @@ impl Log for KafkaLog {
             topic: &topic,
             partition,
         };
-        let (low, high) = self.partitions.decided(place).await?;
-        Ok(topic.base_of(low)..self.partitions.end(place, low, high).await?)
+        let decided = self.partitions.decided(place).await?;
+        Ok(topic.base_of(decided.low)..self.partitions.settled_end(place, decided).await?)
     }
 
     fn known_end(&self, partition: &TopicPartition) -> Offset {

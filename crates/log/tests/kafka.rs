@@ -167,6 +167,37 @@ async fn processes_share_a_log() {
     gone.await.unwrap();
 }
 
+/// Whatever others append meanwhile, and whatever was read before: where a partition ends, everything has that was acknowledged before.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_acknowledged_is_before_the_settled_end() {
+    const ROUNDS: i64 = 60;
+    let Some(broker) = kafka::shared() else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let first = open(broker, "settled", &folder.path().join("first"));
+    first.create_topic(spec()).await.unwrap();
+    let [asked, second] = ["asked", "second"].map(|name| open(broker, "settled", &folder.path().join(name)));
+    let partition = TopicPartition::new("numbers", 0);
+    let appends = async |log: Arc<KafkaLog>| {
+        for round in 0..ROUNDS {
+            let base = log.append(vec![numbers(0, round..round + 1)]).await.unwrap()[0];
+            let end = asked.settled(&partition).await.unwrap().end;
+            assert!(end > base, "{base} is stored, and the end is {end}");
+            // With readers that stand at the end, too.
+            if round % 3 == 0 {
+                asked.read(&partition, end, usize::MAX, None).await.unwrap();
+            }
+        }
+    };
+    tokio::join!(appends(first.clone()), appends(second.clone()));
+    assert_eq!(
+        asked.settled(&partition).await.unwrap().end,
+        asked.offsets(&partition).await.unwrap().end
+    );
+    assert_eq!(all(&*asked, 0).await.len() as i64, 2 * ROUNDS);
+}
+
 /// Commits of many owners are one transaction, and yet each is its own: one that is refused spoils no other, and of one whose work was claimed
 /// anew nothing is written.
 #[tokio::test(flavor = "multi_thread")]

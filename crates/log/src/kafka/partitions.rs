@@ -25,6 +25,9 @@ use crate::kafka::registry::KnownTopic;
 /// How often to look whether what was committed can be read.
 const DECIDED_POLL_TIME: Duration = Duration::from_millis(2);
 
+/// How often to look again for what a reader is fetching. What was decided comes within the time of a fetch, mostly.
+const ON_ITS_WAY_POLLS: usize = 5;
+
 /// See the module.
 pub(super) struct Partitions {
     readers: Readers,
@@ -43,8 +46,20 @@ pub(super) struct Partitions {
 struct End {
     last: i64,
     next: Offset,
-    /// Up to here there is nothing after it.
+    /// Up to here there was nothing after it when a reader last said so, which may have been before there was.
     looked: i64,
+    /// Up to here there is nothing after it.
+    sure: i64,
+}
+
+/// What is decided of a partition.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Decided {
+    pub low: i64,
+    /// The record after the last one that is decided.
+    pub high: i64,
+    /// Whoever has seen all records before this one has seen all that was there when this was asked for.
+    until: i64,
 }
 
 /// Whoever asks while somebody else does shares the next answer with all who wait for it.
@@ -111,12 +126,19 @@ impl Partitions {
 
     /// The same when all is decided that stands in the partition by now. A transaction of another's that is still open hides what
     /// stands behind it, also where that is committed.
-    pub async fn decided(&self, place: Place<'_>) -> Result<(i64, i64)> {
+    pub async fn decided(&self, place: Place<'_>) -> Result<Decided> {
         let (_, end) = Self::watermarks(&self.asking_for_all, place).await?;
         loop {
             let (low, high) = self.bounds(place).await?;
             if high >= end {
-                return Ok((low, high));
+                let (_, by_now) = Self::watermarks(&self.asking_for_all, place).await?;
+                // With nothing open the last record is the mark of a transaction; else it may be a record of one, whose mark comes later.
+                let ends_with_mark = by_now == high && !place.topic.is_bound();
+                return Ok(Decided {
+                    low,
+                    high,
+                    until: if ends_with_mark { high - 1 } else { end },
+                });
             }
             pause(DECIDED_POLL_TIME).await;
         }
@@ -125,13 +147,11 @@ impl Partitions {
     /// The offset after the last batch that this process knows of.
     pub fn known_end(&self, place: Place<'_>) -> Offset {
         let ends = self.ends.lock();
-        let key = (place.topic.id, place.partition.clone());
-        ends.get(&key).map_or(0, |end| end.next)
+        ends.get(&key_of(place)).map_or(0, |end| end.next)
     }
 
     async fn ask_bounds(&self, place: Place<'_>) -> Result<(i64, i64)> {
-        let key = (place.topic.id, place.partition.clone());
-        let asked = self.asked.lock().entry(key).or_default().clone();
+        let asked = self.asked.lock().entry(key_of(place)).or_default().clone();
         let before = asked.begun.load(Ordering::Relaxed);
         let mut last = asked.last.lock().await;
         let (begun, bounds) = *last;
@@ -215,56 +235,128 @@ impl Partitions {
     /// Whether this process has looked at what stands before the end.
     fn is_known_end(&self, place: Place<'_>, next: i64, end: i64) -> bool {
         let ends = self.ends.lock();
-        let known = ends.get(&(place.topic.id, place.partition.clone()));
+        let known = ends.get(&key_of(place));
         known.is_some_and(|known| known.last < next && end <= known.looked)
     }
 
     /// The last record that this process knows to have written.
     fn last_of_ours(&self, place: Place<'_>) -> i64 {
         let ends = self.ends.lock();
-        let key = (place.topic.id, place.partition.clone());
-        ends.get(&key).map_or(-1, |end| end.last)
+        ends.get(&key_of(place)).map_or(-1, |end| end.last)
     }
 
-    /// The offset after the last batch that is there.
+    /// The offset after the last batch that is there, as far as the readers have been told: between what is decided and what they know is the time
+    /// of a fetch.
     pub async fn end(&self, place: Place<'_>, low: i64, high: i64) -> Result<Offset> {
-        let key = (place.topic.id, place.partition.clone());
-        let known = self.ends.lock().get(&key).copied();
+        let known = self.ends.lock().get(&key_of(place)).copied();
         let start = place.topic.base_of(low);
         if let Some(end) = known
             && high <= end.looked
         {
             return Ok(end.next.max(start));
         }
+        let Some((last, next)) = self.last_before(place, low, high, high, false).await? else {
+            return Ok(start);
+        };
+        // Behind the last record stands the mark of its transaction. If there is more, that may be other marks, or records that were not
+        // fetched when the reader said that it stood at the end: so it is looked at again.
+        let looked = match high - (last + 1) {
+            ..=1 => high.max(last + 1),
+            _ => last + 2,
+        };
+        let sure = last + 1;
+        self.note_end(
+            key_of(place),
+            End {
+                last,
+                next,
+                looked,
+                sure,
+            },
+        );
+        Ok(next)
+    }
+
+    /// The offset after the last batch that was there when this was asked for.
+    pub async fn settled_end(&self, place: Place<'_>, decided: Decided) -> Result<Offset> {
+        let Decided { low, high, until } = decided;
+        let known = self.ends.lock().get(&key_of(place)).copied();
+        let start = place.topic.base_of(low);
+        if let Some(end) = known
+            && until <= end.sure
+        {
+            return Ok(end.next.max(start));
+        }
+        let Some((last, next)) = self.last_before(place, low, high, until, true).await? else {
+            return Ok(start);
+        };
+        let sure = until.max(last + 1);
+        self.note_end(
+            key_of(place),
+            End {
+                last,
+                next,
+                looked: sure,
+                sure,
+            },
+        );
+        Ok(next)
+    }
+
+    /// The last record there is, as far as until the one before `until`, and the offset after its batch. Where readers find nothing there, what they know may
+    /// be old; who wants to be `sure` asks anew.
+    async fn last_before(
+        &self,
+        place: Place<'_>,
+        low: i64,
+        high: i64,
+        until: i64,
+        sure: bool,
+    ) -> Result<Option<(i64, Offset)>> {
         // On from the last end that is known; else back from this one.
-        let known = known.filter(|end| end.next >= start);
+        let known = self.ends.lock().get(&key_of(place)).copied();
+        let known = known.filter(|end| end.next >= place.topic.base_of(low));
         let mut end = known.map(|end| (end.last, end.next));
         let mut back = 2;
         loop {
             let from = low.max(high - back);
             let mut at = end.map_or(place.topic.base_of(from), |(_, next)| next);
-            while end.is_none_or(|(last, _)| last + 1 < high) {
-                let batches = self.read(place, at, usize::MAX, Some(&[])).await?;
+            while end.map_or(from, |(last, _)| last + 1) < until {
+                let mut batches = self.read(place, at, usize::MAX, Some(&[])).await?;
+                if batches.is_empty() && sure {
+                    batches = self.read_anew(place, at).await?;
+                }
                 let Some(batch) = batches.last() else {
                     break;
                 };
                 at = batch.next();
                 end = Some((place.topic.record_of(at - 1), at));
             }
-            if let Some((last, next)) = end {
-                // Behind the last record stands the mark of its transaction. If there is more, that may be other marks, or records that were not
-                // fetched when the reader said that it stood at the end: so it is looked at again.
-                let looked = match high - (last + 1) {
-                    ..=1 => high.max(last + 1),
-                    _ => last + 2,
-                };
-                self.note_end(key, End { last, next, looked });
-                return Ok(next);
-            }
-            if from == low {
-                return Ok(start);
+            if end.is_some() || from == low {
+                return Ok(end);
             }
             back *= 16;
+        }
+    }
+
+    /// What a reader said before that it stands at the end may not be true any more. What is on its way to it is waited for; else a new reader is asked.
+    async fn read_anew(&self, place: Place<'_>, from: Offset) -> Result<Vec<LoggedBatch>> {
+        for _ in 0..ON_ITS_WAY_POLLS {
+            pause(DECIDED_POLL_TIME).await;
+            let batches = self.read(place, from, usize::MAX, Some(&[])).await?;
+            if !batches.is_empty() {
+                return Ok(batches);
+            }
+        }
+        let mut lease = self.readers.new_at(place, from)?;
+        loop {
+            if let Some(batch) = lease.next(place, Some(&[]))? {
+                return Ok(vec![batch]);
+            }
+            if let Some((_, true)) = lease.seen() {
+                return Ok(Vec::new());
+            }
+            lease.more().await;
         }
     }
 
@@ -272,8 +364,11 @@ impl Partitions {
     fn note_end(&self, key: (i64, TopicPartition), end: End) {
         let mut ends = self.ends.lock();
         let known = ends.entry(key).or_insert(end);
-        if (known.last, known.looked) < (end.last, end.looked) {
+        if known.last < end.last {
             *known = end;
+        } else if known.last == end.last {
+            known.looked = known.looked.max(end.looked);
+            known.sure = known.sure.max(end.sure);
         }
     }
 
@@ -313,6 +408,7 @@ impl Partitions {
                 next: written.topic.base_of(last) + written.rows.max(1) as u64,
                 // Its transaction's mark.
                 looked: last + 2,
+                sure: last + 1,
             };
             let known = ends.entry((written.topic.id, written.partition.clone())).or_insert(end);
             if known.last < last {
@@ -324,4 +420,8 @@ impl Partitions {
         let begins = placed.filter(|(begins_batch, _)| *begins_batch);
         begins.map(|(_, offset)| offset).collect()
     }
+}
+
+fn key_of(place: Place<'_>) -> (i64, TopicPartition) {
+    (place.topic.id, place.partition.clone())
 }

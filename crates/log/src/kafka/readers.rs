@@ -90,14 +90,22 @@ impl Readers {
             Some(readers.swap_remove(at))
         });
         drop(idle);
-        let reader = match standing {
-            Some(reader) => reader,
-            None => Reader::open(&self.connection, &self.room, place, from)?,
-        };
+        match standing {
+            Some(reader) => Ok(Lease {
+                readers: self,
+                key,
+                reader: Some(reader),
+            }),
+            None => self.new_at(place, from),
+        }
+    }
+
+    /// A new reader that stands at `from`: it knows of the cluster only what that says from now on.
+    pub fn new_at(&self, place: Place<'_>, from: Offset) -> Result<Lease<'_>> {
         Ok(Lease {
             readers: self,
-            key,
-            reader: Some(reader),
+            key: (place.topic.id, place.partition.clone()),
+            reader: Some(Reader::open(&self.connection, &self.room, place, from)?),
         })
     }
 
