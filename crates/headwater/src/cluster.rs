@@ -43,6 +43,9 @@ const LEADER: &str = "leader";
 /// A process is heard of so many times in a session.
 const BEATS: u32 = 5;
 
+/// How long the leader may take to answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// What was said of processes is kept for so long.
 const KEPT: Duration = Duration::from_secs(3600);
 
@@ -107,6 +110,8 @@ pub struct Cluster {
     clock: Arc<dyn Clock>,
     ids: Arc<Ids>,
     session: Duration,
+    /// For what goes past the log.
+    pub http: reqwest::Client,
     view: watch::Sender<View>,
     mine: watch::Sender<Arc<BTreeSet<Arc<str>>>>,
     leads: watch::Sender<bool>,
@@ -140,7 +145,15 @@ impl View {
 
 impl Cluster {
     /// With the part that it gives this process, once it runs.
-    pub fn new(me: Process, session: Duration, log: Arc<dyn Log>, clock: Arc<dyn Clock>) -> (Arc<Self>, Part) {
+    ///
+    /// # Errors
+    /// If this machine can't open connections.
+    pub fn new(
+        me: Process,
+        session: Duration,
+        log: Arc<dyn Log>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<(Arc<Self>, Part), reqwest::Error> {
         let (mine, owners) = watch::channel(Arc::default());
         let (leads, is_leader) = watch::channel(false);
         let (units, to_give_out) = watch::channel(None);
@@ -158,12 +171,13 @@ impl Cluster {
             ids: Ids::random(Arc::clone(&clock)),
             clock,
             session,
+            http: reqwest::Client::builder().no_proxy().build()?,
             view: watch::Sender::default(),
             mine,
             leads,
             units: to_give_out,
         };
-        (Arc::new(cluster), part)
+        Ok((Arc::new(cluster), part))
     }
 
     /// Where the process is that does an owner's work, if that is another one.
@@ -171,6 +185,27 @@ impl Cluster {
         let view = self.view.borrow();
         let process = view.owners.get(owner).filter(|process| **process != self.me.id)?;
         view.processes.get(process)?.http.clone()
+    }
+
+    /// What the leader answers to a `GET` of `path`.
+    ///
+    /// # Errors
+    /// Why it doesn't, with its address.
+    pub async fn ask_leader(&self, path: &str) -> Result<String, String> {
+        let view = self.view();
+        let leader = view.leader.as_ref().and_then(|leader| view.processes.get(leader));
+        let Some(leader) = leader else {
+            return Err("no processor is there".to_owned());
+        };
+        let Some(address) = &leader.http else {
+            return Err(format!("the processor {} has no HTTP door (http.listen)", leader.id));
+        };
+        let asked = async {
+            let question = self.http.get(format!("http://{address}{path}")).timeout(ANSWER_TIMEOUT);
+            question.send().await?.error_for_status()?.text().await
+        };
+        let answer = asked.await;
+        answer.map_err(|error| format!("the processor at {address} does not answer: {}", error.without_url()))
     }
 
     /// Who is there and who does what, as this process has heard.

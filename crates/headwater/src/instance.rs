@@ -329,9 +329,9 @@ impl Instance {
                     version: env!("CARGO_PKG_VERSION").to_owned(),
                 };
                 let session = config.cluster.session;
-                let (cluster, mut part) = Cluster::new(me, session, storage.log(), Arc::clone(&clock));
-                let forward = OverHttp::new(Arc::clone(&cluster), part.work.clone());
-                part.forward = Some(Arc::new(forward.map_err(|error| StartError::Parts(error.to_string()))?));
+                let (cluster, mut part) = Cluster::new(me, session, storage.log(), Arc::clone(&clock))
+                    .map_err(|error| StartError::Parts(error.to_string()))?;
+                part.forward = Some(Arc::new(OverHttp::new(Arc::clone(&cluster), part.work.clone())));
                 (Some(cluster), part)
             }
             None => (None, Part::alone(Intake::Open)),

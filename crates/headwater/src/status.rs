@@ -11,6 +11,7 @@ use headwater_query::shared::Shared;
 use headwater_schema::calendar::write_timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::cluster::roles::Role;
 use crate::cluster::{Cluster, Process, View};
 use crate::processor::Processor;
 
@@ -27,6 +28,9 @@ pub struct Status {
     pub views: Vec<ViewStatus>,
     pub sources: Vec<ConnectorStatus>,
     pub sinks: Vec<ConnectorStatus>,
+    /// Why what runs isn't here, if it isn't: only processors know.
+    #[serde(default)]
+    pub unknown: Option<String>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -117,11 +121,33 @@ impl Status {
                 failure: sink.failure,
             });
         }
+        if let Some(cluster) = cluster
+            && !cluster.me.roles.has(Role::Processor)
+        {
+            let told = cluster.ask_leader("/v1/status").await;
+            let told = told.and_then(|text| serde_json::from_str(&text).map_err(|error| error.to_string()));
+            match told {
+                Ok(told) => status.take_over(told),
+                Err(why) => status.unknown = Some(why),
+            }
+        }
         if let Some(view) = view {
             status.leader = view.leader;
             status.processes = view.processes.into_values().collect();
         }
         status
+    }
+
+    /// What runs, as a processor tells; of what this process does itself it knows better.
+    fn take_over(&mut self, told: Self) {
+        let me = self.process.clone();
+        self.queries = told.queries;
+        for (mine, all) in [(&mut self.sources, told.sources), (&mut self.sinks, told.sinks)] {
+            mine.retain(|connector| connector.process == me);
+            let others = all.into_iter().filter(|connector| connector.process != me);
+            mine.extend(others);
+            mine.sort_by(|a, b| a.name.cmp(&b.name));
+        }
     }
 }
 

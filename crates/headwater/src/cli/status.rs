@@ -37,7 +37,10 @@ impl Status {
         if !status.processes.is_empty() {
             parts.push(processes(&status)?);
         }
-        parts.push(tasks(&status)?);
+        match &status.unknown {
+            Some(why) => parts.push(format!("What runs isn't known here: {why}")),
+            None => parts.push(tasks(&status)?),
+        }
         parts.extend(views(&status)?);
         parts.extend(connectors("source", &status.sources)?);
         parts.extend(connectors("sink", &status.sinks)?);

@@ -26,7 +26,6 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub struct OverHttp {
-    http: reqwest::Client,
     cluster: Arc<Cluster>,
     work: Work,
     /// Events are stored on threads without sockets.
@@ -43,17 +42,12 @@ enum Failure {
 
 impl OverHttp {
     /// To be called where there are sockets.
-    ///
-    /// # Errors
-    /// If this machine can't open connections.
-    pub fn new(cluster: Arc<Cluster>, work: Work) -> Result<Self, reqwest::Error> {
-        let http = reqwest::Client::builder().no_proxy().timeout(TIMEOUT).build()?;
-        Ok(Self {
-            http,
+    pub fn new(cluster: Arc<Cluster>, work: Work) -> Self {
+        Self {
             cluster,
             work,
             sockets: Handle::current(),
-        })
+        }
     }
 
     async fn send(&self, to: &str, stream: &Definition, rows: &RecordBatch) -> Result<Kept, Failure> {
@@ -65,7 +59,8 @@ impl OverHttp {
         url.query_pairs_mut().append_pair("id", &stream.id.to_string());
         let body = encode(rows).map_err(|error| unknown(error.to_string()))?;
         let secret = self.cluster.secret();
-        let request = self.http.post(url).header(SECRET_HEADER, &*secret).body(body);
+        let request = self.cluster.http.post(url).timeout(TIMEOUT);
+        let request = request.header(SECRET_HEADER, &*secret).body(body);
         let answered = self.sockets.spawn(async move {
             let answer = request.send().await?;
             let stored = answer.headers().get(OFFSET_HEADER).cloned();

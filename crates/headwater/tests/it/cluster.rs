@@ -9,6 +9,7 @@ use headwater_grpc::v1::LookupRequest;
 use headwater_grpc::v1::query_client::QueryClient;
 use headwater_grpc::v1::value::Kind;
 use headwater_test_servers::kafka::{self, Kafka};
+use headwater_test_servers::network::Network;
 use serde_json::{Value, json};
 use tonic::Code;
 
@@ -111,6 +112,54 @@ async fn processors_come_and_go() {
     crash::check(&front, sent).await;
 }
 
+/// A processor that nobody reaches, and that reaches nobody, for longer than a session and than Kafka leaves its transactions open, loses its work to the others;
+/// back on the network it takes part again. A gateway that is cut off keeps nobody else from taking events in.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_cut_off_takes_part_again() {
+    const TRANSACTION: Duration = Duration::from_secs(10);
+    let Some(mut network) = Network::new() else {
+        return;
+    };
+    let [for_broker, for_gateway, for_first, for_second, for_front] = [(); 5].map(|()| network.machine());
+    let Some(broker) = tokio::task::block_in_place(|| Kafka::start_at(&[Some(for_broker)])) else {
+        return;
+    };
+    let start = async |roles: &str, machine| {
+        let mut server = process(&broker, "cut", roles).on(Some(machine));
+        server.start().await;
+        server
+    };
+    let first = start("processor", &for_first).await;
+    let second = start("processor", &for_second).await;
+    let front = start("gateway,query,sinks", &for_front).await;
+    let gateway = start("gateway", &for_gateway).await;
+    let (first_id, second_id) = (id(&first).await, id(&second).await);
+    until_at_work(&second, &[&first_id, &second_id]).await;
+    let load = Arc::new(Load::over(vec![front.url(), gateway.url()]));
+    let clients = tokio::spawn(Arc::clone(&load).run(1));
+    tokio::time::sleep(Duration::from_secs(2)).await;
+
+    for_first.cut();
+    until_at_work(&second, &[&second_id]).await;
+    let before = load.acknowledged();
+    tokio::time::sleep(TRANSACTION).await;
+    for_first.join();
+    until_at_work(&first, &[&first_id, &second_id]).await;
+    assert!(load.acknowledged() > before, "events came in meanwhile");
+
+    for_gateway.cut();
+    tokio::time::sleep(SESSION * 2).await;
+    let before = load.acknowledged();
+    tokio::time::sleep(TRANSACTION).await;
+    assert!(load.acknowledged() > before, "the other gateway takes events in");
+    for_gateway.join();
+
+    load.stop.store(true, Ordering::Relaxed);
+    let sent = clients.await.expect("the clients end");
+    second.caught_up().await;
+    crash::check(&front, sent).await;
+}
+
 /// What a process has no role for it doesn't do, and says so.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn roles_are_kept_to() {
@@ -145,6 +194,21 @@ async fn roles_are_kept_to() {
     assert_eq!(statuses["processes"].as_array().map(Vec::len), Some(3), "{statuses:#}");
     assert_eq!(statuses["leader"], id(&processor).await);
     assert!(!statuses.to_string().contains("secret"));
+    let queries = statuses["queries"].as_array().expect("queries");
+    let of_processor = |task: &Value| task["process"] == statuses["leader"];
+    assert!(
+        queries.iter().any(|query| query["tasks"]
+            .as_array()
+            .is_some_and(|tasks| tasks.iter().all(of_processor))),
+        "{statuses:#}"
+    );
+
+    // Who leads can't be asked, or is taken for gone by then: that is said.
+    processor.signal("STOP");
+    let unknown: Value = serde_json::from_str(&query.get("/v1/status").await).expect("JSON");
+    processor.signal("CONT");
+    let why = unknown["unknown"].as_str().unwrap_or_default();
+    assert!(why.contains("processor"), "{unknown:#}");
 }
 
 /// Who has stored events at a gateway sees them in the next answer of a query server, through all stages and queries, wherever these run; and hears in time
