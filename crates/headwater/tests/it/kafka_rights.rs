@@ -25,7 +25,7 @@ const RIGHTS: [(&str, &str); 8] = [
     ("Write", "topic their-orders"),
 ];
 
-/// So many are on Headwater's own topics: they are what is taken away.
+/// So many are on Headwater's own topics: without them no server begins.
 const OWN: usize = 5;
 
 const SQL: &str = "
@@ -136,19 +136,61 @@ async fn the_rights_that_are_listed_are_enough_and_each_is_named_where_it_is_mis
             }
             None => use_it(&server).await,
         };
-        let (kind, name) = on.split_once(' ').expect("a kind and a name");
-        let said = format!(
-            "the right {right} on {} '{}",
-            kind.replace('-', " "),
-            name.trim_end_matches('*')
-        );
-        let grant = format!("--operation {right} --{kind} '{}", name.trim_end_matches('*'));
-        println!("without {right} on {on}");
-        assert!(
-            log.contains(&said) && log.contains(&grant),
-            "without {right} on {on}: {log}"
-        );
+        check(right, on, &log);
     }
+    topics_of_others(broker).await;
+}
+
+/// Of a topic that others have, each right is taken away from a server that runs.
+async fn topics_of_others(broker: &Kafka) {
+    allow_all_but(broker, None);
+    let mut server = server(broker);
+    server.start().await;
+    for (number, (right, on)) in RIGHTS.iter().enumerate().skip(OWN) {
+        allow_all_but(broker, Some(number));
+        let begun = Instant::now();
+        let mut said = String::new();
+        while !(said.contains("the right") || server.log().contains(&format!("the right {right} on topic"))) {
+            assert!(
+                begun.elapsed() < Duration::from_secs(60),
+                "without {right} on {on}: {}",
+                server.log()
+            );
+            let again = r#"{"sql": "CREATE OR REPLACE STREAM again (id BIGINT) WITH (topic = 'their-orders')"}"#;
+            let (path, body) = match *right {
+                "DescribeConfigs" => ("/v1/sql", again),
+                _ => ("/v1/streams/orders/events", r#"{"id": 1}"#),
+            };
+            let (status, answer) = server.post(path, body.to_owned()).await;
+            said = format!("{status} {answer}");
+        }
+        check(right, on, &(said + &server.log()));
+        allow_all_but(broker, None);
+    }
+    // Nothing is the matter any more.
+    let begun = Instant::now();
+    while server
+        .post("/v1/streams/orders/events", r#"{"id": 2}"#.to_owned())
+        .await
+        .0
+        != 200
+    {
+        assert!(begun.elapsed() < Duration::from_secs(60), "{}", server.log());
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// Whether it was said that the right is missing, and how to give it.
+fn check(right: &str, on: &str, said: &str) {
+    let (kind, name) = on.split_once(' ').expect("a kind and a name");
+    let name = name.trim_end_matches('*');
+    let missing = format!("the right {right} on {} '{name}", kind.replace('-', " "));
+    let grant = format!("--operation {right} --{kind} '{name}");
+    println!("without {right} on {on}");
+    assert!(
+        said.contains(&missing) && said.contains(&grant),
+        "without {right} on {on}: {said}"
+    );
 }
 
 /// What is said where a right is missing that is needed for some statements alone.

@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 use crate::kafka::connection::{Connection, Consumer};
 use crate::kafka::records::{base_of, decode};
 use crate::kafka::registry::KnownTopic;
-use crate::kafka::rights::is_about_group;
+use crate::kafka::rights::{self, is_about_group};
 use crate::rows::skip_to;
 
 /// What one reader may have fetched that nobody has asked for, beyond what the client itself holds.
@@ -148,6 +148,9 @@ impl Lease<'_> {
     /// The next batch that was fetched already.
     pub fn next(&mut self, place: Place<'_>, columns: Option<&[usize]>) -> Result<Option<LoggedBatch>> {
         let reader = self.reader();
+        if let Some(code) = reader.ahead.fetched.lock().refused.take() {
+            return Err(rights::on_topic(&place.topic.kafka, "Read", code));
+        }
         if let Some(events) = &place.topic.events {
             return reader.next_events(events, place, columns);
         }
@@ -177,9 +180,12 @@ impl Lease<'_> {
         let _ = tokio::time::timeout(POLL_TIME, ahead.more.notified()).await;
     }
 
-    /// Whether there is a batch that was fetched already.
+    /// Whether there is a batch that was fetched already, or why there can be none.
     pub fn is_ahead(&mut self, place: Place<'_>) -> Result<bool> {
         let reader = self.reader();
+        if reader.ahead.fetched.lock().refused.is_some() {
+            return Ok(true);
+        }
         if let Some(events) = &place.topic.events {
             return Ok(reader.is_event_ahead(events, place));
         }
@@ -228,6 +234,8 @@ struct Fetched {
     /// The record after the last one that was fetched.
     next: i64,
     at_end: bool,
+    /// The cluster has refused to let this process read the topic, which nobody has been told.
+    refused: Option<RDKafkaErrorCode>,
     stop: bool,
 }
 
@@ -313,6 +321,10 @@ impl Ahead {
                 }
                 Some(Err(KafkaError::PartitionEOF(_))) => {
                     fetched.at_end = true;
+                    self.more.notify_one();
+                }
+                Some(Err(KafkaError::MessageConsumption(code @ RDKafkaErrorCode::TopicAuthorizationFailed))) => {
+                    fetched.refused = Some(code);
                     self.more.notify_one();
                 }
                 Some(Err(error)) => {
