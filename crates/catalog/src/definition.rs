@@ -109,8 +109,11 @@ pub struct Table {
     /// The columns that name a row; at least one.
     pub key: Vec<String>,
     pub connector: String,
-    /// As they were written, but for `connector`; numbers and booleans as text.
+    /// As they were written, but for `connector` and `http.path`; numbers and booleans as text.
     pub options: BTreeMap<String, String>,
+    /// A route of the user's choosing that answers with a row.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http_path: Option<String>,
 }
 
 /// A continuous query.
@@ -327,7 +330,8 @@ impl Definition {
         match &self.object {
             Object::Stream(stream) => stream.http_path.as_deref(),
             Object::View(view) => view.http_path.as_deref(),
-            Object::Source(_) | Object::Sink(_) | Object::Table(_) => None,
+            Object::Table(table) => table.http_path.as_deref(),
+            Object::Source(_) | Object::Sink(_) => None,
         }
     }
 

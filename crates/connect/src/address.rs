@@ -13,22 +13,39 @@ const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_'
 /// Stands for a reference while the rest is looked at.
 const HIDDEN: &str = "\0";
 
-/// The option `url` as it was written.
+/// An option that is a URL, as it was written.
 #[derive(Clone, Debug)]
-pub(crate) struct Address(String);
+pub(crate) struct Address {
+    option: &'static str,
+    text: String,
+}
 
 impl Address {
-    /// `schemes` are those that the connector knows, `example` shows one.
+    /// The option `url`. `schemes` are those that the connector knows, `example` shows one.
     pub(crate) fn read(options: &mut Options<'_>, schemes: &[&str], example: &str) -> Result<Self, Refusal> {
-        let refused = |message: String| Refusal::new(About::Option("url".to_owned()), message).hint(example);
+        Self::named("url", options, schemes, example)
+    }
+
+    pub(crate) fn named(
+        option: &'static str,
+        options: &mut Options<'_>,
+        schemes: &[&str],
+        example: &str,
+    ) -> Result<Self, Refusal> {
+        let refused = |message: String| Refusal::new(About::Option(option.to_owned()), message).hint(example);
+        let missing = || format!("the {option} of the server is missing");
         let text = options
-            .text("url")
-            .ok_or_else(|| Refusal::new(About::Statement, "the url of the server is missing").hint(example))?;
-        let pieces = pieces(text).map_err(|why| refused(format!("the option url: {why}")))?;
+            .text(option)
+            .ok_or_else(|| Refusal::new(About::Statement, missing()).hint(example))?;
+        let address = Self {
+            option,
+            text: text.to_owned(),
+        };
+        let pieces = pieces(text).map_err(|why| refused(format!("the option {option}: {why}")))?;
         if let [reference] = pieces.as_slice()
             && reference.is_reference()
         {
-            return Ok(Self(text.to_owned()));
+            return Ok(address);
         }
         let shown: String = pieces
             .iter()
@@ -40,20 +57,28 @@ impl Address {
         let known = shown.split_once("://").filter(|(scheme, _)| schemes.contains(scheme));
         let Some((_, rest)) = known else {
             let schemes: Vec<_> = schemes.iter().map(|scheme| format!("{scheme}://")).collect();
-            return Err(refused(format!("the option url begins with {}", schemes.join(" or "))));
+            return Err(refused(format!(
+                "the option {option} begins with {}",
+                schemes.join(" or ")
+            )));
         };
         match has_password(rest) {
             true => Err(refused(
                 "a password doesn't belong into a statement, which is kept and shown".to_owned(),
             )),
-            false => Ok(Self(text.to_owned())),
+            false => Ok(address),
         }
+    }
+
+    /// As it was written, with references in the place of secrets.
+    pub(crate) fn text(&self) -> &str {
+        &self.text
     }
 
     /// The URL with its secrets: for the client library alone. Files have to be where files may be.
     pub(crate) fn resolve(&self, within: &Within) -> Result<String, Error> {
-        let failed = |why: String| Error::outside(format!("the url: {why}"));
-        let pieces = pieces(&self.0).map_err(failed)?;
+        let failed = |why: String| Error::outside(format!("the {}: {why}", self.option));
+        let pieces = pieces(&self.text).map_err(failed)?;
         let is_whole = pieces.len() == 1;
         let mut url = String::new();
         for piece in pieces {

@@ -231,7 +231,7 @@ impl Sinks {
     async fn settle(&self, running: &Running) -> Result<(), Error> {
         let (store, promise) = Store::open(&self.shared, &running.sink, &running.reads).await?;
         let mut sink = open(&running.sink, &running.reads)?.sink;
-        sink.forget(store.start(&promise, &self.shared.within)).await
+        sink.forget(store.start(&promise, &self.shared)).await
     }
 }
 
@@ -334,7 +334,7 @@ impl Task {
     async fn attempt(&self, is_trial: bool) -> Result<Infallible, Error> {
         let (store, promise) = Store::open(&self.shared, &self.sink, &self.reads).await?;
         let Opened { mut sink, interval } = open(&self.sink, &self.reads)?;
-        let kept = sink.open(store.start(&promise, &self.shared.within)).await?;
+        let kept = sink.open(store.start(&promise, &self.shared)).await?;
         self.now(Activity::Working);
         let position = kept.as_ref().unwrap_or(store.committed());
         let reading = Reading::open(&self.shared.log, &self.reads, position).await?;

@@ -8,6 +8,9 @@
 //! A table is asked for rows by key, whenever queries need them: [`lookup`] has the connectors' table, the caches, and what happens
 //! while a server doesn't answer.
 //!
+//! Rows of a table can also be kept in Redis, put there by whoever looks them up and taken away by the sink that changes them: `cache_aside`
+//! has what both have to do.
+//!
 //! A sink takes rows and makes them durable elsewhere ([`sink::Sink`]). The loop around it is in [`delivery`]: reading the
 //! log, retries, metrics, dead letters, and the commit of the position together with what the sink has promised.
 
@@ -27,5 +30,9 @@ pub mod within;
 
 mod activity;
 mod address;
+mod cache_aside;
 mod cluster;
 mod postgres;
+mod redis;
+mod template;
+mod texts;

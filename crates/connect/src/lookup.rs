@@ -1,11 +1,12 @@
 //! Tables that are kept elsewhere, and asked for rows by key: a file for each connector, and a line in [`CONNECTORS`].
 //!
 //! A connector answers one question, which rows have these keys ([`Connector::ask`]). All else is here once, for each table of
-//! the process: the cache, and what happens while the server doesn't answer. Who asks then waits, and it is tried again, with
+//! the process: what it remembers, or a cache in Redis that it shares with others ([`aside`]), and what happens while the server doesn't answer. Who asks then waits, and it is tried again, with
 //! growing pauses: that there is no row is something that only the server can say.
 //!
 //! A table may be replaced by one with the same columns, on another server for instance. Whoever waits asks that one then.
 
+mod aside;
 mod cache;
 mod postgres;
 
@@ -20,15 +21,17 @@ use arrow::datatypes::Field;
 use arrow::error::ArrowError;
 use arrow::row::{RowConverter, SortField};
 use async_trait::async_trait;
-use headwater_catalog::definition::{Definition, Table as Described};
+use headwater_catalog::definition::{Definition, Sink, Table as Described};
 use headwater_catalog::snapshot::nearest;
 use headwater_event::clock::Clock;
+use headwater_event::id::Ids;
 use headwater_schema::column::Column;
 use metrics::{Counter, counter};
 use parking_lot::{Mutex, RwLock};
 use tracing::{info, warn};
 
 use crate::activity::{RETRY_FIRST, RETRY_MAX};
+use crate::lookup::aside::{Around, Aside};
 use crate::lookup::cache::Cache;
 use crate::options::{About, Options, Refusal};
 use crate::source::Error;
@@ -51,13 +54,14 @@ pub(crate) struct Asked<'a> {
 #[async_trait]
 pub(crate) trait Connector: Send + Sync {
     /// Looks whether it could answer, before a `CREATE TABLE` is accepted. What may mend itself, such as a server that can't be
-    /// reached, is no error.
-    async fn look(&self, within: &Within) -> Result<(), Error>;
+    /// reached, is no error; nor is a table that isn't there yet, where a sink makes it (`is_made`).
+    async fn look(&self, within: &Within, is_made: bool) -> Result<(), Error>;
 
     /// The rows with these keys, which are all different and have no NULLs.
     async fn ask(&self, keys: &[ArrayRef], within: &Within) -> Result<Answer, Error>;
 }
 
+#[derive(Default)]
 pub(crate) struct Answer {
     /// All columns of the table.
     pub(crate) rows: Vec<ArrayRef>,
@@ -76,6 +80,7 @@ const CONNECTORS: [(&str, Open); 1] = [("postgres", postgres::open)];
 #[derive(Debug)]
 pub struct Lookups {
     clock: Arc<dyn Clock>,
+    ids: Arc<Ids>,
     within: Within,
     /// By the names that plans have for them.
     tables: RwLock<BTreeMap<String, Arc<Table>>>,
@@ -85,11 +90,13 @@ pub struct Lookups {
 pub struct Table {
     name: String,
     clock: Arc<dyn Clock>,
+    ids: Arc<Ids>,
     within: Within,
     current: RwLock<Arc<Current>>,
     failure: Mutex<Option<String>>,
     keys: Counter,
     asked_keys: Counter,
+    cached_keys: Counter,
     errors: Counter,
 }
 
@@ -98,7 +105,10 @@ struct Current {
     connector: Box<dyn Connector>,
     fields: Vec<Field>,
     key: Vec<usize>,
+    /// What the process remembers.
     cache: Option<Mutex<Cache>>,
+    /// What is in Redis.
+    aside: Option<Aside>,
 }
 
 /// The rows of keys, some of which may be the same.
@@ -138,23 +148,36 @@ pub fn check(table: &Described) -> Result<(), Refusal> {
     Current::open(table).map(drop)
 }
 
+/// Whether the rows of the sink go to this table.
+fn writes(sink: &Sink, table: &Described) -> bool {
+    let is_same = |option: &str| sink.options.get(option) == table.options.get(option);
+    sink.connector == table.connector && ["url", "table"].into_iter().all(is_same)
+}
+
 impl Lookups {
-    pub fn new(clock: Arc<dyn Clock>, within: Within) -> Arc<Self> {
+    pub fn new(clock: Arc<dyn Clock>, ids: Arc<Ids>, within: Within) -> Arc<Self> {
         Arc::new(Self {
             clock,
+            ids,
             within,
             tables: RwLock::default(),
         })
     }
 
-    /// Looks whether the table could be asked.
-    pub async fn look(&self, table: &Described) -> Result<(), Refusal> {
+    /// Looks whether the table could be asked. `sinks` are those that may make it.
+    pub async fn look<'a>(
+        &self,
+        table: &Described,
+        mut sinks: impl Iterator<Item = &'a Sink> + Send,
+    ) -> Result<(), Refusal> {
+        let is_made = sinks.any(|sink| writes(sink, table));
         let refused = |error: Error| Refusal::new(About::Statement, error.to_string());
-        Current::open(table)?
-            .connector
-            .look(&self.within)
-            .await
-            .map_err(refused)
+        let current = Current::open(table)?;
+        current.connector.look(&self.within, is_made).await.map_err(refused)?;
+        match &current.aside {
+            Some(aside) => aside.look(&self.within).await.map_err(refused),
+            None => Ok(()),
+        }
     }
 
     /// From now on the table can be asked, and whoever asks one with the same name asks this.
@@ -170,11 +193,13 @@ impl Lookups {
         let table = Table {
             name: definition.name.clone(),
             clock: Arc::clone(&self.clock),
+            ids: Arc::clone(&self.ids),
             within: self.within.clone(),
             current: RwLock::new(current),
             failure: Mutex::default(),
             keys: count("headwater_lookup_keys_total"),
             asked_keys: count("headwater_lookup_asked_keys_total"),
+            cached_keys: count("headwater_lookup_cached_keys_total"),
             errors: count("headwater_lookup_errors_total"),
         };
         tables.insert(definition.topic(), Arc::new(table));
@@ -192,7 +217,7 @@ impl Lookups {
 
     /// Why queries wait for this table, if any does.
     pub fn failure(&self, definition: &Definition) -> Option<String> {
-        self.get(&definition.topic())?.failure.lock().clone()
+        self.get(&definition.topic())?.failure()
     }
 }
 
@@ -214,9 +239,10 @@ impl Table {
             let lot = current.remembered(keys, self.clock.elapsed())?;
             let asked = lot.asked.len() as u64;
             let error = match self.complete(&current, keys, lot).await {
-                Ok(found) => {
+                Ok((found, cached)) => {
                     self.keys.increment(found.places.len() as u64);
-                    self.asked_keys.increment(asked);
+                    self.asked_keys.increment(asked - cached as u64);
+                    self.cached_keys.increment(cached as u64);
                     self.mended();
                     return Ok(found);
                 }
@@ -229,7 +255,8 @@ impl Table {
         }
     }
 
-    async fn complete(&self, current: &Current, keys: &[ArrayRef], lot: Lot) -> Result<Found, Trouble> {
+    /// The rows, and how many of them were in Redis.
+    async fn complete(&self, current: &Current, keys: &[ArrayRef], lot: Lot) -> Result<(Found, usize), Trouble> {
         let mut parts = Vec::new();
         if !lot.remembered.is_empty() {
             parts.push(current.decoded(&lot.remembered)?);
@@ -237,10 +264,12 @@ impl Table {
         let mut place = lot.remembered.len() as u32;
         let mut places: Vec<Option<u32>> = Vec::with_capacity(lot.asked.len());
         let mut unusable: HashMap<u32, String> = HashMap::new();
+        let mut cached_keys = 0;
         for asked in lot.asked.chunks(KEYS_MAX) {
             let wanted = take_arrays(keys, &UInt32Array::from_iter_values(asked.iter().copied()), None)?;
             let now = self.clock.elapsed();
-            let answer = current.connector.ask(&wanted, &self.within).await?;
+            let (answer, cached) = self.ask(current, &wanted).await?;
+            cached_keys += cached;
             current.remember(&wanted, &answer, now)?;
             let first = places.len() as u32;
             unusable.extend(answer.unusable.into_iter().map(|(key, why)| (first + key, why)));
@@ -257,14 +286,32 @@ impl Table {
             Slot::Asked(key) => Some((row, unusable.get(key)?.clone())),
             Slot::Nowhere | Slot::Remembered(_) => None,
         };
-        Ok(Found {
-            rows: current.together(&parts)?,
+        let found = Found {
+            rows: together(&current.fields, &parts)?,
             places: lot.slots.iter().map(of_slot).collect(),
             unusable: match unusable.is_empty() {
                 true => Vec::new(),
                 false => lot.slots.iter().enumerate().filter_map(why).collect(),
             },
-        })
+        };
+        Ok((found, cached_keys))
+    }
+
+    async fn ask(&self, current: &Current, keys: &[ArrayRef]) -> Result<(Answer, usize), Trouble> {
+        let Some(aside) = &current.aside else {
+            return Ok((current.connector.ask(keys, &self.within).await?, 0));
+        };
+        let around = Around {
+            clock: &*self.clock,
+            ids: &self.ids,
+            within: &self.within,
+        };
+        aside.ask(keys, &*current.connector, &around).await
+    }
+
+    /// Why it can't be asked at present, if it can't.
+    pub fn failure(&self) -> Option<String> {
+        self.failure.lock().clone()
     }
 
     fn failed(&self, error: &Error) {
@@ -297,13 +344,18 @@ impl Current {
             options: Options::new(&table.options),
         };
         let connector = open(&mut asked)?;
-        let cache = cache(&mut asked.options)?;
+        let aside = Aside::read(&mut asked, &table.columns)?;
+        let cache = match aside {
+            Some(_) => None,
+            None => cache(&mut asked.options)?,
+        };
         asked.options.finish(&format!("a table with the connector {name}"))?;
         Ok(Self {
             connector,
             fields,
             key: asked.key,
             cache: cache.map(Mutex::new),
+            aside,
         })
     }
 
@@ -369,25 +421,21 @@ impl Current {
         let parser = converter.parser();
         converter.convert_rows(rows.iter().map(|row| parser.parse(row)))
     }
+}
 
-    /// The columns of parts one below the other.
-    fn together(&self, parts: &[Vec<ArrayRef>]) -> Result<Vec<ArrayRef>, ArrowError> {
-        match parts {
-            [] => Ok(self
-                .fields
-                .iter()
-                .map(|field| new_empty_array(field.data_type()))
-                .collect()),
-            [only] => Ok(only.clone()),
-            parts => (0..self.fields.len())
-                .map(|column| concat(&parts.iter().map(|part| part[column].as_ref()).collect::<Vec<_>>()))
-                .collect(),
-        }
+/// The columns of parts one below the other.
+pub(crate) fn together(fields: &[Field], parts: &[Vec<ArrayRef>]) -> Result<Vec<ArrayRef>, ArrowError> {
+    match parts {
+        [] => Ok(fields.iter().map(|field| new_empty_array(field.data_type())).collect()),
+        [only] => Ok(only.clone()),
+        parts => (0..fields.len())
+            .map(|column| concat(&parts.iter().map(|part| part[column].as_ref()).collect::<Vec<_>>()))
+            .collect(),
     }
 }
 
 /// Why the rows of a lot are not there.
-enum Trouble {
+pub(crate) enum Trouble {
     Server(Error),
     Rows(ArrowError),
 }

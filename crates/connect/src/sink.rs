@@ -15,11 +15,13 @@
 //! already.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use bytes::Bytes;
+use headwater_event::clock::Clock;
 use headwater_event::offset::Offset;
 
 use crate::source::Error;
@@ -50,6 +52,7 @@ pub struct Start<'a> {
     pub committed: &'a Offsets,
     /// Where files may be.
     pub within: &'a Within,
+    pub clock: &'a Arc<dyn Clock>,
 }
 
 /// Rows as they are in the log.

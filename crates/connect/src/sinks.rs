@@ -6,7 +6,6 @@ pub mod postgres;
 pub mod redis;
 
 mod refused;
-mod texts;
 
 use std::collections::HashMap;
 use std::sync::Arc;

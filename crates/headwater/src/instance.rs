@@ -128,7 +128,7 @@ impl Core {
         create_dead_letters(&catalog).await?;
 
         let dead_letters: Option<Arc<str>> = catalog.snapshot().get(DEAD_LETTERS).map(|stream| stream.topic().into());
-        let lookups = Lookups::new(Arc::clone(&clock), within(config)?);
+        let lookups = Lookups::new(Arc::clone(&clock), Arc::clone(&ids), within(config)?);
         let options = EngineOptions {
             tables: Some(Arc::new(Tables(Arc::clone(&lookups)))),
             threads: config.engine.threads,

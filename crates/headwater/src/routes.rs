@@ -124,7 +124,7 @@ async fn render_metrics(State(routes): State<Routes>) -> String {
     routes.metrics.render()
 }
 
-/// A stream takes events on its `http.path`, a view answers on its own.
+/// A stream takes events on its `http.path`, a view or a table elsewhere answers on its own.
 async fn users_route(State(routes): State<Routes>, request: Request) -> Response {
     let snapshot = routes.catalog.snapshot();
     let Some(definition) = snapshot.by_http_path(request.uri().path()).cloned() else {
@@ -140,15 +140,15 @@ async fn users_route(State(routes): State<Routes>, request: Request) -> Response
     }
     match (&definition.object, request.method()) {
         (Object::Stream(_), &Method::POST) => ingest_request(&routes.gateway, &definition.name, path, request).await,
-        (Object::View(_), &Method::GET) => {
+        (Object::View(_) | Object::Table(_), &Method::GET) => {
             let query = request.uri().query().unwrap_or_default();
             let mut response = view_request(&routes.queries, &definition, query, request.headers()).await;
             response.extensions_mut().insert(Route(path.into()));
             response
         }
         (Object::Stream(_), _) => wrong_method("POST"),
-        (Object::View(_), _) => wrong_method("GET"),
-        (Object::Source(_) | Object::Sink(_) | Object::Table(_), _) => no_route(&routes, path),
+        (Object::View(_) | Object::Table(_), _) => wrong_method("GET"),
+        (Object::Source(_) | Object::Sink(_), _) => no_route(&routes, path),
     }
 }
 

@@ -9,7 +9,7 @@ pub(crate) mod values;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Schema, SchemaRef};
 use datafusion::common::ScalarValue;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
@@ -28,16 +28,16 @@ use headwater_grpc::v1::{
 use headwater_problem::{Problem, ProblemKind};
 use tonic::{Request, Response, Status};
 
+use crate::elsewhere::{self, ByKey};
 use crate::error::QueryError;
 use crate::execution;
 use crate::grpc::rows::{Part, encoding, parts};
 use crate::http::query_string::invalid;
-use crate::http::{events, find_view};
-use crate::question::{Asked, Given, row};
+use crate::http::{Rows, events, find_rows};
+use crate::question::{Asked, Given, no_row, row};
 use crate::session::{Answer, Session};
 use crate::shared::Shared;
 use crate::taken_in::{handed_in, taken_in};
-use crate::views::ViewRows;
 
 /// The service, to be put beside others on a port.
 pub fn service(shared: Arc<Shared>) -> QueryServer<Queries> {
@@ -75,27 +75,43 @@ impl Query for Queries {
 
 async fn lookup(shared: &Arc<Shared>, request: LookupRequest) -> Result<LookupResponse, QueryError> {
     let snapshot = shared.parts.catalog.snapshot();
-    let definition = find_view(&snapshot, &request.view)?;
-    taken_in(shared, std::slice::from_ref(definition), &stored(&request.min_offset)?).await?;
+    let definition = find_rows(&snapshot, &request.view)?;
+    let stored = stored(&request.min_offset)?;
+    if let Some(table) = definition.table() {
+        let by_key = ByKey::of(table);
+        let asked = Asked {
+            stored,
+            ..key(&definition.name, &by_key.schema, Some(&by_key.key), request.key)?
+        };
+        let row = elsewhere::row(shared, definition, &by_key, asked).await?;
+        return Ok(LookupResponse {
+            row: values::named(&row.ok_or_else(|| no_row(&definition.name, false))?)?,
+        });
+    }
+    taken_in(shared, std::slice::from_ref(definition), &stored).await?;
     let view = shared.views.open(definition).await?;
-    let asked = key(&view, request.key)?;
+    let asked = key(&definition.name, &view.schema, view.key.as_deref(), request.key)?;
     let question = asked.of(&view.schema)?;
     // All columns of the key have values, and nothing else was asked for.
-    let key = question.key(&view).unwrap_or_default();
+    let key = question.key(view.key.as_deref()).unwrap_or_default();
     let row = row(&view, &key)?;
     Ok(LookupResponse {
         row: values::named(&row)?,
     })
 }
 
-/// The key as a question, if it has a value for each of the view's key columns and for no other.
-fn key(view: &ViewRows, mut given: HashMap<String, Value>) -> Result<Asked<'static>, Problem> {
-    let name = &view.definition.name;
-    let Some(places) = &view.key else {
+/// The key as a question, if it has a value for each of the key columns of a view or a table and for no other.
+fn key(
+    name: &str,
+    schema: &Schema,
+    places: Option<&[usize]>,
+    mut given: HashMap<String, Value>,
+) -> Result<Asked<'static>, Problem> {
+    let Some(places) = places else {
         let problem = invalid(format!("'{name}' has no key"));
         return Err(problem.hint("ask for rows by conditions (Rows), or with SQL"));
     };
-    let columns = places.iter().map(|&place| view.schema.field(place).name().as_str());
+    let columns = places.iter().map(|&place| schema.field(place).name().as_str());
     let is = match places.len() {
         0 => format!("'{name}' has one row, and no key"),
         _ => format!(
@@ -135,26 +151,32 @@ async fn view_rows(shared: &Arc<Shared>, request: RowsRequest) -> Result<Answers
     let snapshot = shared.parts.catalog.snapshot();
     let definition = view_of(&snapshot, request.of.as_ref())?;
     let asked = asked(request)?;
-    taken_in(shared, std::slice::from_ref(definition), &asked.stored).await?;
-    let view = shared.views.open(definition).await?;
-    let question = asked.of(&view.schema)?;
-    let name = view.definition.name.clone();
-    let key = question.key(&view);
-    let by_key = key.is_some();
-    let (schema, rows) = match key {
-        Some(key) => {
-            let row = view.get(&key)?;
-            (Arc::clone(&view.schema), stream::iter(row.map(Ok)).boxed())
+    let (by_key, schema, rows): (bool, SchemaRef, Rows) = match definition.table() {
+        Some(table) => {
+            let by_key = ByKey::of(table);
+            let row = elsewhere::row(shared, definition, &by_key, asked).await?;
+            (true, by_key.schema, stream::iter(row.map(Ok)).boxed())
         }
         None => {
-            let session = Session::new(Arc::clone(shared));
-            let frame = question.frame(&session, view)?;
-            let rows = execution::rows(&shared.parts.executor, frame);
-            (rows.schema(), rows.map_err(QueryError::from).boxed())
+            taken_in(shared, std::slice::from_ref(definition), &asked.stored).await?;
+            let view = shared.views.open(definition).await?;
+            let question = asked.of(&view.schema)?;
+            match question.key(view.key.as_deref()) {
+                Some(key) => {
+                    let row = view.get(&key)?;
+                    (true, Arc::clone(&view.schema), stream::iter(row.map(Ok)).boxed())
+                }
+                None => {
+                    let session = Session::new(Arc::clone(shared));
+                    let frame = question.frame(&session, view)?;
+                    let rows = execution::rows(&shared.parts.executor, frame);
+                    (false, rows.schema(), rows.map_err(QueryError::from).boxed())
+                }
+            }
         }
     };
     let columns = RowsKind::Columns(ViewColumns {
-        view: name,
+        view: definition.name.clone(),
         columns: values::columns(&schema),
         by_key,
     });
@@ -169,11 +191,11 @@ async fn view_rows(shared: &Arc<Shared>, request: RowsRequest) -> Result<Answers
 
 fn view_of<'a>(snapshot: &'a Snapshot, of: Option<&Of>) -> Result<&'a Arc<Definition>, Problem> {
     match of {
-        Some(Of::View(name)) => find_view(snapshot, name),
+        Some(Of::View(name)) => find_rows(snapshot, name),
         Some(Of::Path(path)) => snapshot
             .by_http_path(path)
-            .filter(|definition| definition.view().is_some())
-            .ok_or_else(|| Problem::new(ProblemKind::NotFound, format!("there is no view at {path}"))),
+            .filter(|definition| definition.stream().is_none())
+            .ok_or_else(|| Problem::new(ProblemKind::NotFound, format!("there is no view or table at {path}"))),
         None => Err(invalid("the request names no view")),
     }
 }

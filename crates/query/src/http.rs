@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `POST /v1/sql` | what the statements say |
 //! | `GET /v1/views/{view}` | one row by its key, or rows |
+//! | `GET /v1/tables/{table}` | the row of a table elsewhere by its key |
 //! | `GET /v1/views/{view}/live` | changes of a view, by WebSocket or SSE |
 //! | `GET /v1/streams/{stream}/events` | events from the log, with their places |
 //! | `GET /v1/streams/{stream}/live` | the same as they come, by WebSocket or SSE |
@@ -37,6 +38,7 @@ pub fn router(shared: Arc<Shared>) -> Router {
     Router::new()
         .route("/v1/sql", post(sql::run).layer(DefaultBodyLimit::max(sql_bytes_max)))
         .route("/v1/views/{view}", get(view::rows))
+        .route("/v1/tables/{table}", get(view::table_row))
         .route("/v1/views/{view}/live", get(live::view))
         .route("/v1/streams/{stream}/events", get(events::read))
         .route("/v1/streams/{stream}/live", get(live::stream))
@@ -52,7 +54,9 @@ fn not_of_kind(found: &Definition, kind: ProblemKind, wanted: &str) -> Problem {
         Object::View(_) => problem.hint(format!("its rows are at /v1/views/{name}")),
         Object::Source(source) => problem.hint(format!("what it brings is in the stream {}", source.stream)),
         Object::Sink(sink) => problem.hint(format!("what it takes elsewhere is in {}", sink.reads)),
-        Object::Table(table) => problem.hint(format!("its rows are looked up elsewhere ({})", table.connector)),
+        Object::Table(_) => problem.hint(format!(
+            "its rows, which are kept elsewhere, are by their keys at /v1/tables/{name}"
+        )),
     }
 }
 
@@ -68,6 +72,26 @@ pub(crate) fn find_view<'a>(snapshot: &'a Snapshot, name: &str) -> Result<&'a Ar
             snapshot.nearest(name),
         )),
     }
+}
+
+/// The table elsewhere of this name, or what to say where there is none.
+fn find_table<'a>(snapshot: &'a Snapshot, name: &str) -> Result<&'a Arc<Definition>, Problem> {
+    match snapshot.get(name) {
+        Some(definition) if definition.table().is_some() => Ok(definition),
+        Some(other) => Err(not_of_kind(other, ProblemKind::NotFound, "table")),
+        None => Err(Problem::unknown(
+            ProblemKind::NotFound,
+            "table",
+            name,
+            snapshot.nearest(name),
+        )),
+    }
+}
+
+/// The view, or table elsewhere, of this name, or what to say where there is none.
+pub(crate) fn find_rows<'a>(snapshot: &'a Snapshot, name: &str) -> Result<&'a Arc<Definition>, Problem> {
+    let table = snapshot.get(name).filter(|definition| definition.table().is_some());
+    table.map_or_else(|| find_view(snapshot, name), Ok)
 }
 
 /// The stream of this name, or what to say where there is none.

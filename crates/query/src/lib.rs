@@ -5,6 +5,7 @@
 //! crate keeps no state of its own beyond what makes reading fast, and computes no continuous
 //! query: those run in the engine.
 
+pub mod elsewhere;
 pub mod error;
 pub mod execution;
 pub mod freshness;

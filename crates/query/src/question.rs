@@ -97,9 +97,11 @@ impl Asked<'_> {
 
 impl Question {
     /// The values of the key, if the question is for the one row that they name.
-    pub fn key(&self, view: &ViewRows) -> Option<Vec<ArrayRef>> {
+    ///
+    /// `key` are the places of its columns.
+    pub fn key(&self, key: Option<&[usize]>) -> Option<Vec<ArrayRef>> {
         let plain = self.order.is_empty() && self.limit.is_none() && self.offset == 0;
-        let key = view.key.as_ref().filter(|key| plain && self.equal.len() == key.len())?;
+        let key = key.filter(|key| plain && self.equal.len() == key.len())?;
         let value_of = |&key: &usize| {
             let (_, value) = self.equal.iter().find(|(column, _)| *column == key)?;
             Some(Arc::clone(value))

@@ -73,6 +73,8 @@ pub struct QueryOptions {
     pub apply_timeout: Duration,
     /// How long a question waits until what its client has stored is in what it reads.
     pub min_offset_timeout: Duration,
+    /// And for the server of a table that is kept elsewhere.
+    pub table_timeout: Duration,
     /// Silence on a live connection after which something is sent to keep it open.
     pub heartbeat: Duration,
     /// What a live subscription reads ahead of each partition.
@@ -112,6 +114,7 @@ impl Default for QueryOptions {
             insert_bytes_max: 64 << 20,
             apply_timeout: Duration::from_secs(30),
             min_offset_timeout: Duration::from_secs(5),
+            table_timeout: Duration::from_secs(5),
             heartbeat: Duration::from_secs(15),
             live_read_bytes_max: 256 << 10,
             live_max: 1000,

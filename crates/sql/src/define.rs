@@ -117,7 +117,7 @@ fn object(statement: &Statement, base: &Snapshot) -> Result<Object> {
         Kind::CreateView(create) => view(create, base).map(Object::View),
         Kind::CreateSource(create) => source::source(create, base).map(Object::Source),
         Kind::CreateSink(create) => sink::sink(create, base).map(Object::Sink),
-        Kind::CreateTable(create) => table::table(create).map(Object::Table),
+        Kind::CreateTable(create) => table::table(create, base).map(Object::Table),
         _ => Err(SqlError::internal("CREATE of nothing that is known")),
     }
 }

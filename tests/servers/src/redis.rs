@@ -52,6 +52,15 @@ impl Redis {
         }
     }
 
+    /// It stays there, and answers nothing until it is resumed.
+    pub fn suspend(&self) {
+        self.process.iter().for_each(|process| signal(process, "STOP"));
+    }
+
+    pub fn resume(&self) {
+        self.process.iter().for_each(|process| signal(process, "CONT"));
+    }
+
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }

@@ -23,7 +23,6 @@ use crate::delivery::reading::Batch;
 use crate::shared::Shared;
 use crate::sink::{Offsets, Promise, Start, Undeliverable};
 use crate::source::Error;
-use crate::within::Within;
 
 const PROMISE: u8 = b'p';
 const DELIVERED: &[u8] = b"n";
@@ -109,13 +108,14 @@ impl Store {
     }
 
     /// What the sink is opened with.
-    pub(super) fn start<'a>(&'a self, promise: &'a Promise, within: &'a Within) -> Start<'a> {
+    pub(super) fn start<'a>(&'a self, promise: &'a Promise, shared: &'a Shared) -> Start<'a> {
         Start {
             name: &self.name,
             identity: &self.identity,
             promise,
             committed: &self.committed,
-            within,
+            within: &shared.within,
+            clock: &shared.clock,
         }
     }
 

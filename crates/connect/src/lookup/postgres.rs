@@ -89,9 +89,10 @@ pub(super) fn open(asked: &mut Asked<'_>) -> Result<Box<dyn Connector>, Refusal>
 
 #[async_trait]
 impl Connector for Postgres {
-    async fn look(&self, within: &Within) -> Result<(), Error> {
+    async fn look(&self, within: &Within, is_made: bool) -> Result<(), Error> {
         let url = self.address.resolve(within)?;
         match connect(&url, "headwater").await {
+            Ok(client) if is_made && !is_there(&client, &self.name).await? => Ok(()),
             Ok(client) => self.fit(&client).await.map(drop),
             Err(Unconnected::Unreachable(_)) => Ok(()),
             Err(Unconnected::Refused(error)) => Err(error),

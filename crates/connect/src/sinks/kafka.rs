@@ -24,9 +24,9 @@ use crate::cluster::Cluster;
 use crate::options::{About, Options, Refusal};
 use crate::sink::{Offsets, Opened, Promise, Rows, Sink, Start, Undeliverable};
 use crate::sinks::kafka::position::{Position, TOPIC};
-use crate::sinks::texts::Texts;
 use crate::sinks::{Reads, last_changes};
 use crate::source::Error;
+use crate::texts::Texts;
 use crate::within::Within;
 
 const EXAMPLE: &str = "WITH (connector = 'kafka', brokers = 'localhost:9092', topic = 'orders')";

@@ -6,7 +6,9 @@
 //!    process that ends before that has written nothing, and the position that it finds says so.
 //! 3. What the table refuses (a constraint, a number that is too large) is found by halving within savepoints: the rest goes in. The promise
 //!    names those rows, for they are dead letters already when the transaction is committed, or tried again.
+//! 4. Where rows are kept in Redis as well, by who looks them up, they are taken out there around the commit ([`marks`]).
 
+mod marks;
 mod position;
 mod table;
 
@@ -25,6 +27,7 @@ use crate::postgres::columns::{Type, Values, mappings};
 use crate::postgres::connection::{connect, is_of, sentence};
 use crate::postgres::name::{Name, quoted, said};
 use crate::sink::{Offsets, Opened, Promise, Rows, Sink, Start, Undeliverable};
+use crate::sinks::postgres::marks::{Cache, Marks};
 use crate::sinks::postgres::position::{Position, session_name};
 use crate::sinks::postgres::table::{Column, Table, Wanted};
 use crate::sinks::refused::Refused;
@@ -45,6 +48,8 @@ const GONE: &str = "headwater gone";
 struct Postgres {
     address: Address,
     wanted: Wanted,
+    /// Of the rows, for who looks them up.
+    cache: Option<Cache>,
     session: Option<Session>,
 }
 
@@ -59,6 +64,7 @@ struct Session {
     /// Of the open transaction.
     rows: usize,
     refused: Refused,
+    marks: Option<Marks>,
 }
 
 /// How rows get into the table.
@@ -104,6 +110,7 @@ pub(super) fn open(reads: &Reads<'_>, options: &mut Options<'_>) -> Result<Opene
             columns: columns.collect(),
             key: reads.key_of_changes("a table")?,
         },
+        cache: Cache::read(reads, options)?,
         session: None,
     };
     Ok(Opened {
@@ -120,6 +127,9 @@ impl Sink for Postgres {
 
     async fn look(&mut self, within: &Within) -> Result<(), Error> {
         let url = self.address.resolve(within)?;
+        if let Some(cache) = &self.cache {
+            cache.look(within).await?;
+        }
         match connect(&url, "headwater").await {
             Ok(client) => self.wanted.look(&client).await,
             Err(Unconnected::Unreachable(_)) => Ok(()),
@@ -143,6 +153,7 @@ impl Sink for Postgres {
             rows: 0,
             refused: Refused::of(start.promise, &next),
             next: next.clone(),
+            marks: self.cache.as_ref().map(|cache| cache.marks(&start)),
         });
         Ok(Some(next))
     }
@@ -171,7 +182,13 @@ impl Sink for Postgres {
     async fn publish(&mut self) -> Result<(), Error> {
         let session = self.session()?;
         if session.is_open {
+            if let Some(marks) = &session.marks {
+                marks.before().await;
+            }
             session.client.batch_execute("COMMIT").await.map_err(said)?;
+            if let Some(marks) = &mut session.marks {
+                marks.after().await;
+            }
             session.is_open = false;
             session.rows = 0;
             session.refused.pass(&session.next);
@@ -201,6 +218,9 @@ impl Session {
             let begin = "BEGIN; SET CONSTRAINTS ALL IMMEDIATE";
             self.client.batch_execute(begin).await.map_err(said)?;
             self.is_open = true;
+        }
+        if let Some(marks) = &mut self.marks {
+            marks.note(rows.rows).map_err(of_rows)?;
         }
         let picked = self.pick(&rows)?;
         let values = Values::new(rows.rows, &self.target.columns).map_err(of_rows)?;

@@ -8,7 +8,6 @@
 
 mod connection;
 mod counters;
-mod template;
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -22,14 +21,15 @@ use redis::{Cmd, Pipeline};
 
 use crate::address::{Address, Unconnected};
 use crate::options::{About, Options, Refusal};
+use crate::redis::{connect, said};
 use crate::sink::{Offsets, Opened, Promise, Rows, Sink, Start, Undeliverable};
-use crate::sinks::redis::connection::{Session, connect, said};
+use crate::sinks::redis::connection::{Session, TIMEOUTS};
 use crate::sinks::redis::counters::{Amounts, Counters};
-use crate::sinks::redis::template::{Template, Wrong};
 use crate::sinks::refused::Refused;
-use crate::sinks::texts::Texts;
 use crate::sinks::{Reads, last_changes};
 use crate::source::Error;
+use crate::template::{Template, Wrong};
+use crate::texts::Texts;
 use crate::within::Within;
 
 /// Redis does nothing else while it carries a transaction out.
@@ -195,7 +195,7 @@ impl Sink for Redis {
 
     async fn look(&mut self, within: &Within) -> Result<(), Error> {
         let url = self.address.resolve(within)?;
-        match connect(&url).await {
+        match connect(&url, TIMEOUTS).await {
             Ok(_) | Err(Unconnected::Unreachable(_)) => Ok(()),
             Err(Unconnected::Refused(error)) => Err(error),
         }
@@ -203,7 +203,7 @@ impl Sink for Redis {
 
     async fn open(&mut self, start: Start<'_>) -> Result<Option<Offsets>, Error> {
         let url = self.address.resolve(start.within)?;
-        let connection = connect(&url).await?;
+        let connection = connect(&url, TIMEOUTS).await?;
         let (session, next) = Session::take(connection, &start).await?;
         self.open = Some(Open {
             session,
@@ -291,7 +291,7 @@ impl Sink for Redis {
 
     async fn forget(&mut self, start: Start<'_>) -> Result<(), Error> {
         let url = self.address.resolve(start.within)?;
-        let mut connection = connect(&url).await?;
+        let mut connection = connect(&url, TIMEOUTS).await?;
         connection::forget(&mut connection, start.identity).await
     }
 }

@@ -13,7 +13,7 @@ use headwater_connect::shared::Shared;
 use headwater_connect::sink::{Offsets, Promise, Rows, Start};
 use headwater_connect::sinks;
 use headwater_connect::within::Within;
-use headwater_event::clock::ManualClock;
+use headwater_event::clock::{Clock, ManualClock};
 use headwater_event::id::Ids;
 use headwater_event::offset::TopicPartition;
 use headwater_log::memory::MemoryLog;
@@ -384,12 +384,14 @@ async fn a_promise_is_kept_once() {
             .unwrap()
             .sink
     };
+    let clock: Arc<dyn Clock> = Arc::clone(&delivery.clock) as _;
     let start = |promise| Start {
         name: "out-9",
         identity: "6f1c",
         promise,
         committed: &committed,
         within: &within,
+        clock: &clock,
     };
     let batch = rows(1..10);
     let some = || Rows {

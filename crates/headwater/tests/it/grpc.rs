@@ -284,7 +284,12 @@ async fn a_server_in_front_passes_questions_on() {
             .await
             .contains(r#""click_count":2"#)
     );
-    assert!(front.get("/elsewhere").await.contains("there is no view at /elsewhere"));
+    assert!(
+        front
+            .get("/elsewhere")
+            .await
+            .contains("there is no view or table at /elsewhere")
+    );
     assert_eq!(
         front.sql("SELECT count(*) AS n FROM clicks").await,
         server.sql("SELECT count(*) AS n FROM clicks").await
@@ -353,7 +358,7 @@ fn cpu_ticks(process: u32) -> u64 {
         .sum()
 }
 
-fn python(server: &Server, script: &str) -> Output {
+pub fn python(server: &Server, script: &str) -> Output {
     Command::new("python3")
         .args([
             "-c",
@@ -364,6 +369,6 @@ fn python(server: &Server, script: &str) -> Output {
         .expect("python runs")
 }
 
-fn text(output: &Output) -> String {
+pub fn text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }

@@ -10,6 +10,7 @@ mod access_log;
 mod aggregates;
 mod bad_input;
 mod bad_sql;
+mod cache;
 mod chaos;
 mod cli;
 mod cluster;

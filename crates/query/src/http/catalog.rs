@@ -45,6 +45,8 @@ struct TableEntry {
     columns: Vec<Column>,
     key: Vec<String>,
     connector: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    http_path: Option<String>,
     sql: String,
 }
 
@@ -126,6 +128,7 @@ fn table(definition: &Definition) -> Option<TableEntry> {
         columns: columns(definition),
         key: table.key.clone(),
         connector: table.connector.clone(),
+        http_path: table.http_path.clone(),
         sql: definition.sql.clone(),
     })
 }

@@ -1,8 +1,9 @@
-//! `GET /v1/views/{view}?column=value&order=-count,name&limit=10&offset=20`, and the routes of the
-//! users' choosing over views.
+//! `GET /v1/views/{view}?column=value&order=-count,name&limit=10&offset=20`, `GET /v1/tables/{table}?column=value`, and the
+//! routes of the users' choosing over views and tables elsewhere.
 //!
 //! With a value for every key column the answer is the one row as JSON (the other forms have it as
-//! their only one), else it is all rows that are asked for ([`crate::question`]).
+//! their only one), else it is all rows that are asked for ([`crate::question`]). A table elsewhere answers the
+//! first alone ([`crate::elsewhere`]).
 
 use std::sync::Arc;
 
@@ -10,18 +11,19 @@ use arrow::array::RecordBatch;
 use axum::body::Body;
 use axum::extract::{Path, RawQuery, State};
 use axum::response::{IntoResponse, Response};
-use futures::{StreamExt, TryStreamExt};
+use futures::{StreamExt, TryStreamExt, stream};
 use headwater_catalog::definition::Definition;
 use headwater_grpc::v1::rows_request::Of;
 use headwater_problem::Problem;
 use headwater_schema::encode::json_object;
 use http::header::HeaderMap;
 
+use crate::elsewhere::{self, ByKey};
 use crate::error::QueryError;
 use crate::execution;
-use crate::http::find_view;
 use crate::http::query_string;
 use crate::http::rows::{self, Form};
+use crate::http::{find_table, find_view};
 use crate::question::{Asked, Given, LIMIT, OFFSET, ORDER, Question, no_row, row};
 use crate::session::Session;
 use crate::shared::Shared;
@@ -46,7 +48,24 @@ pub async fn rows(
     }
 }
 
-/// Answers a request to a view's own route.
+pub async fn table_row(
+    State(shared): State<Arc<Shared>>,
+    Path(name): Path<String>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Response {
+    let query = query.as_deref().unwrap_or_default();
+    if let Some(upstream) = &shared.parts.upstream {
+        return upstream_request(upstream, Of::View(name), query, &headers).await;
+    }
+    let snapshot = shared.parts.catalog.snapshot();
+    match find_table(&snapshot, &name) {
+        Ok(definition) => response(answer(&shared, definition, query, &headers).await),
+        Err(problem) => problem.into_response(),
+    }
+}
+
+/// Answers a request to a view's or a table's own route.
 pub async fn view_request(
     shared: &Arc<Shared>,
     definition: &Arc<Definition>,
@@ -59,7 +78,7 @@ pub async fn view_request(
     }
 }
 
-/// Answers a request to the own route of a view that this process need not know.
+/// Answers a request to the own route of a view or a table that this process need not know.
 pub async fn path_request(upstream: &Upstream, path: &str, query: &str, headers: &HeaderMap) -> Response {
     upstream_request(upstream, Of::Path(path.to_owned()), query, headers).await
 }
@@ -94,10 +113,18 @@ async fn answer(
 ) -> Result<Response, QueryError> {
     let form = Form::accepted(headers, Form::JsonArray)?;
     let asked = asked(query, headers)?;
+    if let Some(table) = definition.table() {
+        let by_key = ByKey::of(table);
+        let row = elsewhere::row(shared, definition, &by_key, asked).await?;
+        if form != Form::JsonArray {
+            return rows::response(form, by_key.schema, stream::iter(row.map(Ok)).boxed()).await;
+        }
+        return object(&row.ok_or_else(|| no_row(&definition.name, false))?);
+    }
     taken_in(shared, std::slice::from_ref(definition), &asked.stored).await?;
     let view = shared.views.open(definition).await?;
     let question = asked.of(&view.schema)?;
-    match question.key(&view).filter(|_| form == Form::JsonArray) {
+    match question.key(view.key.as_deref()).filter(|_| form == Form::JsonArray) {
         Some(key) => object(&row(&view, &key)?),
         None => many(shared, view, question, form).await,
     }

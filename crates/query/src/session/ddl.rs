@@ -179,7 +179,8 @@ async fn look(
             Kind::CreateTable(create) => {
                 let table = made(&create.name).and_then(|definition| definition.table());
                 if let Some(table) = table {
-                    let found = shared.parts.lookups.look(table).await;
+                    let sinks = after.iter().filter_map(|definition| definition.sink());
+                    let found = shared.parts.lookups.look(table, sinks).await;
                     found.map_err(|refusal| define::table::placed(create, &refusal))?;
                 }
             }

@@ -97,7 +97,7 @@ impl World {
         };
         let sources = Sources::new(1, shared.clone()).unwrap();
         let sinks = Sinks::new(1, shared).unwrap();
-        let lookups = Lookups::new(Arc::clone(&clock), Within::default());
+        let lookups = Lookups::new(Arc::clone(&clock), Arc::clone(&ids), Within::default());
         let stop = CancellationToken::new();
         let parts = Parts {
             catalog,

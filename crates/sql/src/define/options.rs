@@ -22,7 +22,7 @@ const OF_STREAMS: [&str; 11] = [
     "retention_bytes",
     "idempotency_key",
     "idempotency_window",
-    "http.path",
+    HTTP_PATH,
     "unknown_fields",
     "late",
     "max_future",
@@ -38,7 +38,9 @@ const OF_DERIVED: [&str; 8] = [
     "state",
     TTL,
 ];
-const OF_VIEWS: [&str; 6] = ["partitions", "http.path", "start", "state", TTL, LATENESS];
+const OF_VIEWS: [&str; 6] = ["partitions", HTTP_PATH, "start", "state", TTL, LATENESS];
+/// A route of the user's choosing.
+pub const HTTP_PATH: &str = "http.path";
 /// The topic of Kafka's that a stream is bound to.
 const TOPIC: &str = "topic";
 const LATENESS: &str = "allowed_lateness";
@@ -145,7 +147,7 @@ impl Options {
                     read.idempotency_place = Some(option.place.clone());
                 }
                 "idempotency_window" => window = Some((millis(option)?, option.place.clone())),
-                "http.path" => read.http_path = Some(route(option, name, snapshot)?),
+                HTTP_PATH => read.http_path = Some(route(option, name, snapshot)?),
                 TOPIC => read.topic = Some(text(option, "the name of a topic on Kafka")?.to_owned()),
                 "unknown_fields" => {
                     read.unknown_fields = one_of(
@@ -271,7 +273,7 @@ fn size(option: &StatementOption) -> Result<u64> {
         .ok_or_else(|| wrong(option, "a size like '10 GB'"))
 }
 
-fn route(option: &StatementOption, name: &str, snapshot: &Snapshot) -> Result<String> {
+pub fn route(option: &StatementOption, name: &str, snapshot: &Snapshot) -> Result<String> {
     let path = text(option, "a path like '/ingest'")?;
     let plain = |c: char| c.is_ascii_alphanumeric() || "/-_.~".contains(c);
     let segments_ok = path

@@ -6,12 +6,16 @@ use headwater_connect::lookup;
 use headwater_connect::options::{About, Refusal};
 
 use crate::define::column::{check_known, column};
+use crate::define::options::{HTTP_PATH, route};
 use crate::define::source::{CONNECTOR, of_option, refused, texts};
 use crate::error::{Result, SqlError};
 use crate::statement::CreateTable;
 
-pub fn table(create: &CreateTable) -> Result<Table> {
+pub fn table(create: &CreateTable, snapshot: &Snapshot) -> Result<Table> {
     let mut options = texts(&create.options);
+    options.remove(HTTP_PATH);
+    let routed = create.options.iter().find(|option| option.key.value == HTTP_PATH);
+    let http_path = routed.map(|option| route(option, &create.name.value, snapshot));
     let Some(connector) = options.remove(CONNECTOR) else {
         return Err(SqlError::invalid(
             "a table needs a connector: it is kept elsewhere, and its rows are looked up",
@@ -48,6 +52,7 @@ pub fn table(create: &CreateTable) -> Result<Table> {
         key: create.key.iter().map(|name| name.value.clone()).collect(),
         connector,
         options,
+        http_path: http_path.transpose()?,
     };
     lookup::check(&table).map_err(|refusal| placed(create, &refusal))?;
     Ok(table)

@@ -1,4 +1,4 @@
-//! A connection to Redis, and the hash `headwater:delivery:{identity}` in which it keeps how far the sink is.
+//! A session with Redis, and the hash `headwater:delivery:{identity}` in which it keeps how far the sink is.
 //!
 //! Its fields are the sink's name, the next offset of each partition under the partition's number, and an *epoch*, which grows by one whenever
 //! somebody begins to deliver. A transaction is watched from when the epoch was looked at: a zombie's is not carried out.
@@ -7,15 +7,17 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, ErrorKind, Pipeline, RedisError, RedisResult, ServerErrorKind, Value};
+use redis::{Pipeline, RedisResult, Value};
 
-use crate::address::Unconnected;
+use crate::redis::{Timeouts, said};
 use crate::sink::{Offsets, Start};
 use crate::source::Error;
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Also for a transaction, which may be large.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// An answer is also one to a transaction, which may be large.
+pub(super) const TIMEOUTS: Timeouts = Timeouts {
+    connect: Duration::from_secs(10),
+    answer: Duration::from_secs(30),
+};
 const EPOCH: &str = "epoch";
 
 pub(super) struct Session {
@@ -23,40 +25,6 @@ pub(super) struct Session {
     /// The key of the position.
     position: String,
     epoch: u64,
-}
-
-/// `url` has its secrets.
-pub(super) async fn connect(url: &str) -> Result<MultiplexedConnection, Unconnected> {
-    let config = AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(CONNECT_TIMEOUT))
-        .set_response_timeout(Some(ANSWER_TIMEOUT));
-    // The library's message may show the URL.
-    let none = |_| {
-        Unconnected::Refused(Error::outside(
-            "the url is none of Redis: redis://user:password@host:6379/0",
-        ))
-    };
-    let client = Client::open(url).map_err(none)?;
-    let connected = client.get_multiplexed_async_connection_with_config(&config).await;
-    let mut connection = connected.map_err(refused)?;
-    let ping = redis::cmd("PING").exec_async(&mut connection).await;
-    ping.map_err(refused)?;
-    Ok(connection)
-}
-
-fn refused(error: RedisError) -> Unconnected {
-    let is_final = matches!(
-        error.kind(),
-        ErrorKind::AuthenticationFailed | ErrorKind::InvalidClientConfig | ErrorKind::Server(ServerErrorKind::NoPerm)
-    ) || matches!(error.code(), Some("NOAUTH" | "WRONGPASS" | "NOPERM"));
-    match is_final {
-        true => Unconnected::Refused(said(error)),
-        false => Unconnected::Unreachable(said(error)),
-    }
-}
-
-pub(super) fn said(error: RedisError) -> Error {
-    Error::outside(format!("Redis: {error}"))
 }
 
 impl Session {

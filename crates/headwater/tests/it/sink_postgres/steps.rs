@@ -9,11 +9,13 @@ use headwater_connect::sink::{Offsets, Promise, Rows, Sink, Start};
 use headwater_connect::sinks;
 use headwater_connect::source::Error;
 use headwater_connect::within::Within;
+use headwater_event::clock::{Clock, SystemClock};
 use headwater_schema::column::{Column, EventSchema, UnknownFields};
 use headwater_test_servers::postgres::Postgres;
 
 struct Steps {
     postgres: Postgres,
+    clock: Arc<dyn Clock>,
     definition: SinkDefinition,
     stream: Definition,
 }
@@ -59,6 +61,7 @@ impl Steps {
             },
             stream: Definition::new("numbers", "", Object::Stream(stream)),
             postgres,
+            clock: SystemClock::new(),
         })
     }
 
@@ -70,6 +73,7 @@ impl Steps {
             promise,
             committed,
             within: &Within::default(),
+            clock: &self.clock,
         };
         let position = sink.open(start).await.expect("it opens");
         (sink, position)
@@ -136,6 +140,7 @@ async fn a_transaction_that_was_not_committed_is_made_again() {
         promise: &promise,
         committed: &committed,
         within: &within,
+        clock: &steps.clock,
     };
     let error = sink.open(start).await.expect_err("it has no position");
     assert!(error.to_string().contains("has lost the row of this sink"), "{error}");

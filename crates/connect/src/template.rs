@@ -3,10 +3,10 @@
 use arrow::array::RecordBatch;
 use arrow::datatypes::Schema;
 
-use crate::sinks::texts::Texts;
+use crate::texts::Texts;
 
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Template(Vec<Part>);
+pub(crate) struct Template(Vec<Part>);
 
 #[derive(Debug, PartialEq, Eq)]
 enum Part {
@@ -17,13 +17,13 @@ enum Part {
 
 /// What is wrong with one.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Wrong<'a> {
+pub(crate) enum Wrong<'a> {
     Brace,
     Column(&'a str),
 }
 
 impl Template {
-    pub(super) fn parse<'a>(text: &'a str, schema: &Schema) -> Result<Self, Wrong<'a>> {
+    pub(crate) fn parse<'a>(text: &'a str, schema: &Schema) -> Result<Self, Wrong<'a>> {
         let mut parts = Vec::new();
         let mut plain = String::new();
         let mut rest = text;
@@ -51,12 +51,12 @@ impl Template {
         Ok(Self(parts))
     }
 
-    pub(super) fn has(&self, column: usize) -> bool {
+    pub(crate) fn has(&self, column: usize) -> bool {
         self.0.contains(&Part::Column(column))
     }
 
     /// The key of a row; or why it has none.
-    pub(super) fn key(&self, rows: &RecordBatch, texts: &Texts, row: usize) -> Result<Vec<u8>, String> {
+    pub(crate) fn key(&self, rows: &RecordBatch, texts: &Texts, row: usize) -> Result<Vec<u8>, String> {
         let mut key = Vec::new();
         for part in &self.0 {
             match part {
