@@ -117,13 +117,34 @@ async fn the_spread_out_example_counts() {
                     == Some("2")
         })
         .await;
-    spread
-        .until("the key is in Redis", async || {
-            let value: Option<String> = redis.ask("GET u1__+__/home").await;
-            value
-                .is_some_and(|value| serde_json::from_str::<Value>(&value).is_ok_and(|value| value["click_count"] == 2))
-        })
-        .await;
+    // From there by way of Redis, also when the count has changed.
+    let third = json!({"event_id": "3", "user_id": "u1", "event_type": "click", "page_url": "/home"});
+    for clicks in [2, 3] {
+        let counted = json!({"user_id": "u1", "page_url": "/home", "click_count": clicks});
+        for asked in [&query, &first] {
+            spread
+                .until(
+                    "the query server answers from PostgreSQL, and a gateway that asks it",
+                    async || {
+                        let path = format!("{asked}/analytics/counts?user_id=u1&page_url=/home");
+                        let Ok(answer) = client.get(path).send().await else {
+                            return false;
+                        };
+                        answer.json::<Value>().await.is_ok_and(|answer| answer == counted)
+                    },
+                )
+                .await;
+        }
+        let key: Option<String> = redis.ask("GET u1__+__/home").await;
+        assert_eq!(
+            key.and_then(|row| serde_json::from_str::<Value>(&row).ok()),
+            Some(counted)
+        );
+        if clicks == 2 {
+            let sent = client.post(format!("{second}/ingest")).json(&third).send().await;
+            assert!(sent.is_ok_and(|answer| answer.status().is_success()));
+        }
+    }
     let status = Command::new(binary()).args(["status", "--server", &processor]).output();
     let status = String::from_utf8_lossy(&status.expect("the binary runs").stdout).into_owned();
     for word in ["leads", "gateway", "sinks", "page_clicks", "warehouse", "running"] {
