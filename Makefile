@@ -5,7 +5,7 @@ CARGO ?= cargo
 PYTHON_ENV := target/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build test spread services check format lint unmerged deny python kafka bench soak chaos fuzz
+.PHONY: help demo build test spread services check format lint unmerged deny python kafka bench beside soak chaos fuzz
 
 help: ## Lists the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ soak: build ## Kills and restarts the server under load for hours (SOAK_ROUNDS, 
 chaos: build kafka servers ## Kills, freezes and cuts off processes, brokers and the database of a cluster under load (CHAOS_SECONDS, default 600)
 	@HEADWATER_CHAOS_CUTS=1 HEADWATER_CHAOS_SECONDS=$${CHAOS_SECONDS:-600} HEADWATER_CHAOS_SEED=$${HEADWATER_CHAOS_SEED:-$$(date +%s)} HEADWATER_BIN=$(CURDIR)/target/release/headwater \
 		$(CARGO) test --locked --workspace --test it -- chaos:: --nocapture
+
+beside: build kafka servers ## Measures Headwater beside Kafka Streams and Flink, on the same topics (EVENTS, default 2000000)
+	@bench/beside/run
 
 fuzz: toolchain ## Fuzzes FUZZ_TARGET (default json) for FUZZ_SECONDS (default 600); needs nightly Rust and cargo-fuzz
 	@$(CARGO) +nightly fuzz run $${FUZZ_TARGET:-json} -- -max_total_time=$${FUZZ_SECONDS:-600}
