@@ -1,7 +1,10 @@
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
-import java.io.BufferedReader;
 import java.io.IOException;
+import java.net.URI;
+import java.net.http.HttpClient;
+import java.net.http.HttpRequest;
+import java.net.http.HttpResponse;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -16,6 +19,8 @@ import java.util.List;
 import java.util.Map;
 import java.util.Optional;
 import java.util.Properties;
+import java.util.Queue;
+import java.util.concurrent.ConcurrentLinkedQueue;
 import java.util.concurrent.ExecutionException;
 import java.util.concurrent.TimeUnit;
 import org.apache.kafka.clients.admin.Admin;
@@ -37,13 +42,11 @@ import org.apache.kafka.common.serialization.ByteArrayDeserializer;
  * </pre>
  *
  * Time begins when the program says {@code begin} on its standard output, and ends when the last result is committed. CPU is
- * what the kernel says of the process, user and system, from {@code begin} until it has been idle for {@link #QUIET}, so that what
- * a program puts off counts as well.
+ * what the kernel says of the process, user and system, from {@code begin} until it has read everything and nothing has come for
+ * {@link #QUIET}, so that what a program puts off counts as well.
  */
 class Meter {
     static final Duration QUIET = Duration.ofSeconds(5);
-    /** Who takes less CPU while it is quiet has nothing to do any more; windows may be far apart. */
-    static final Duration IDLE = Duration.ofSeconds(1);
     static final Duration LOOK = Duration.ofMillis(50);
     static final Duration PATIENCE = Duration.ofMinutes(10);
     /** Rows of windows that end within so much of the last event aren't compared: some close them at the end of the input, and some wait for more. */
@@ -117,39 +120,30 @@ class Meter {
             admin.createTopics(topics).all().get();
             Process process = new ProcessBuilder(command).redirectError(ProcessBuilder.Redirect.INHERIT).start();
             try {
-                BufferedReader output = process.inputReader();
-                if (!system.equals("headwater")) {
-                    for (String line = output.readLine(); !"begin".equals(line); line = output.readLine()) {
-                        if (line == null) {
-                            throw new IOException(system + " has ended before it began");
-                        }
-                    }
+                Queue<String> said = new ConcurrentLinkedQueue<>();
+                Thread listener = new Thread(() -> process.inputReader().lines().forEach(said::add));
+                listener.setDaemon(true);
+                listener.start();
+                while (!system.equals("headwater") && !said.contains("begin")) {
+                    check(process, Instant.now());
+                    Thread.sleep(LOOK.toMillis());
                 }
-                // What is said later is for nobody.
-                Thread reader = new Thread(() -> output.lines().forEach(line -> {}));
-                reader.setDaemon(true);
-                reader.start();
 
                 Instant begun = Instant.now();
                 Duration cpu = system.equals("headwater") ? Duration.ZERO : cpu(process);
                 Instant last = begun, looked = begun;
-                Duration used = cpu(process);
                 long end = 0;
-                while (true) {
-                    Thread.sleep(LOOK.toMillis());
+                // Windows may be far apart: that nothing comes doesn't mean that nothing will.
+                for (boolean ended = false; !ended; Thread.sleep(LOOK.toMillis())) {
                     check(process, last);
                     long found = end(admin, topic).orElse(0L);
-                    if (found == end && since(looked).compareTo(QUIET) < 0) {
-                        continue;
-                    }
                     if (found != end) {
                         end = found;
-                        last = Instant.now();
-                    } else if (end > 0 && cpu(process).minus(used).compareTo(IDLE) < 0) {
-                        break;
+                        last = looked = Instant.now();
+                    } else if (since(looked).compareTo(QUIET) >= 0) {
+                        ended = end > 0 && hasReadAll(system, admin, topic, said);
+                        looked = Instant.now();
                     }
-                    looked = Instant.now();
-                    used = cpu(process);
                 }
                 cpu = cpu(process).minus(cpu);
                 double seconds = Duration.between(begun, last).toMillis() / 1000.0;
@@ -168,6 +162,28 @@ class Meter {
                 forget(admin, topic);
             }
         }
+    }
+
+    /** Whether the program says that it has nothing more to do. */
+    static boolean hasReadAll(String system, Admin admin, String topic, Queue<String> said) throws Exception {
+        return switch (system) {
+            case "headwater" -> {
+                String address = said.stream().filter(line -> line.startsWith("HTTP ")).findFirst().orElseThrow().substring(5).trim();
+                var request = HttpRequest.newBuilder(URI.create(address + "/metrics")).build();
+                String metrics = HttpClient.newHttpClient().send(request, HttpResponse.BodyHandlers.ofString()).body();
+                yield metrics.lines().filter(line -> line.matches("headwater_(task|sink)_lag_rows\\{.*")).allMatch(line -> line.endsWith(" 0"));
+            }
+            case "streams" -> {
+                // What it reads of others, and what it moves between its own tasks. A transaction leaves a mark behind the last record.
+                boolean all = true;
+                var offsets = admin.listConsumerGroupOffsets(topic).partitionsToOffsetAndMetadata().get();
+                for (var offset : offsets.entrySet()) {
+                    all &= offset.getValue().offset() >= end(admin, offset.getKey().topic()).orElse(0L) - 1;
+                }
+                yield all;
+            }
+            default -> said.contains("end");
+        };
     }
 
     /** How many rows there are, and a sum of their hashes, which doesn't depend on their order. */
@@ -189,6 +205,11 @@ class Meter {
             while (consumer.position(partition) < end) {
                 for (var record : consumer.poll(Duration.ofSeconds(1))) {
                     written++;
+                    if (record.value() == null) {
+                        JsonNode key = JSON.readTree(record.key());
+                        newest.remove(String.join("\t", rows.columns.stream().limit(rows.key).map(name -> key.get(name).asText()).toList()));
+                        continue;
+                    }
                     JsonNode row = JSON.readTree(record.value());
                     if (rows.until.isPresent() && millis(row.get(rows.until.get())) >= until) {
                         continue;

@@ -7,7 +7,8 @@ import org.apache.flink.table.api.TableResult;
 
 /**
  * The queries in Flink SQL, exactly once, on a cluster within this process: {@code Flink QUERY}. The query is run twice, each
- * time over all events; {@code begin} is said in between.
+ * time over all events; {@code begin} is said in between, and {@code end} after the
+ * second.
  *
  * <p>The source is bounded, so that windows are closed at its end and the job finishes with what is open committed.
  */
@@ -20,6 +21,7 @@ class Flink {
         TableResult running = start(query, results);
         System.out.println("begin");
         running.await();
+        System.out.println("end");
         // How much CPU it took is asked from outside.
         Thread.sleep(Long.MAX_VALUE);
     }
