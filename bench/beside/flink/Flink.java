@@ -1,14 +1,14 @@
 import java.nio.file.Files;
 import org.apache.flink.api.common.JobStatus;
 import org.apache.flink.configuration.Configuration;
+import org.apache.flink.core.execution.JobClient;
 import org.apache.flink.table.api.EnvironmentSettings;
 import org.apache.flink.table.api.TableEnvironment;
 import org.apache.flink.table.api.TableResult;
 
 /**
  * The queries in Flink SQL, exactly once, on a cluster within this process: {@code Flink QUERY}. The query is run twice, each
- * time over all events; {@code begin} is said in between, and {@code end} after the
- * second.
+ * time over all events; {@code begin} is said in between, and {@code end} after the second.
  *
  * <p>The source is bounded, so that windows are closed at its end and the job finishes with what is open committed.
  */
@@ -50,8 +50,12 @@ class Flink {
         tables.executeSql(input("click", "user_id STRING, page_url STRING", null));
         tables.executeSql(output(query, results));
         TableResult running = tables.executeSql("INSERT INTO results " + sql(query));
-        while (running.getJobClient().orElseThrow().getJobStatus().get() != JobStatus.RUNNING) {
+        JobClient job = running.getJobClient().orElseThrow();
+        JobStatus status = job.getJobStatus().get();
+        // Where there is little to read it may be over by now.
+        while (status != JobStatus.RUNNING && !status.isGloballyTerminalState()) {
             Thread.sleep(10);
+            status = job.getJobStatus().get();
         }
         return running;
     }
