@@ -18,8 +18,8 @@ use crate::kafka::connection::{ANSWER_TIME_MAX, Connection};
 use crate::kafka::context::Context;
 use crate::kafka::rights;
 
-/// How long to look for answers before looking whether all are there.
-const POLL_TIME: Duration = Duration::from_millis(1);
+/// How often to look for answers. The client itself doesn't sleep for less than a millisecond, and looks again and again instead.
+const POLL_TIME: Duration = Duration::from_micros(200);
 
 /// How often to ask for a topic until a client is settled.
 const SETTLE_TRIES_MAX: usize = 5;
@@ -157,11 +157,11 @@ impl Transactions {
                     return Err(error);
                 }
                 message = returned;
-                producer.poll(POLL_TIME);
+                wait_for_answers(producer);
             }
         }
         while producer.in_flight_count() > 0 {
-            producer.poll(POLL_TIME);
+            wait_for_answers(producer);
         }
         producer.poll(Duration::ZERO);
         let mut offsets = vec![-1; records.len()];
@@ -192,7 +192,7 @@ impl Transactions {
         // What is still on its way has to be answered for first, and nobody else looks for the answers.
         producer.purge(PurgeConfig::default().queue().inflight());
         while producer.in_flight_count() > 0 {
-            producer.poll(POLL_TIME);
+            wait_for_answers(producer);
         }
         match producer.abort_transaction(ANSWER_TIME_MAX) {
             Ok(()) => Failure::Aborted(rights::on_written(records, cause)),
@@ -214,6 +214,15 @@ impl Transactions {
             true => Error::Fenced { owner },
             false => Error::Kafka(format!("transactions of '{owner}': {error}")),
         })
+    }
+}
+
+/// Takes in what answers there are; for a moment, if there are none.
+fn wait_for_answers(producer: &BaseProducer<Deliveries>) {
+    let before = producer.in_flight_count();
+    producer.poll(Duration::ZERO);
+    if producer.in_flight_count() == before {
+        std::thread::sleep(POLL_TIME);
     }
 }
 
