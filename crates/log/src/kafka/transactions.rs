@@ -1,6 +1,7 @@
 //! Writing: everything that is written, is written in a transaction of somebody with an id.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,9 +10,9 @@ use parking_lot::Mutex;
 use rdkafka::ClientContext;
 use rdkafka::client::{Client, OAuthToken};
 use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Message};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext, PurgeConfig};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 
 use crate::error::{Error, Result};
 use crate::kafka::connection::{ANSWER_TIME_MAX, Connection};
@@ -189,12 +190,7 @@ impl Transactions {
         if fatal {
             return self.broken(&cause);
         }
-        // What is still on its way has to be answered for first, and nobody else looks for the answers.
-        producer.purge(PurgeConfig::default().queue().inflight());
-        while producer.in_flight_count() > 0 {
-            wait_for_answers(producer);
-        }
-        match producer.abort_transaction(ANSWER_TIME_MAX) {
+        match abort_transaction(producer) {
             Ok(()) => Failure::Aborted(rights::on_written(records, cause)),
             // A transaction that the cluster has refused to begin it can't end either.
             Err(error) => match rights::on_written(records, cause) {
@@ -215,6 +211,22 @@ impl Transactions {
             false => Error::Kafka(format!("transactions of '{owner}': {error}")),
         })
     }
+}
+
+/// Ends the transaction when all its records are answered for. Nobody else looks for the answers meanwhile. To purge what is on its way, which
+/// is quicker, would leave a gap in the sequence of what this producer writes, and the next transaction would fail for it.
+fn abort_transaction(producer: &BaseProducer<Deliveries>) -> KafkaResult<()> {
+    let ended = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !ended.load(Ordering::Relaxed) {
+                wait_for_answers(producer);
+            }
+        });
+        let aborted = producer.abort_transaction(ANSWER_TIME_MAX);
+        ended.store(true, Ordering::Relaxed);
+        aborted
+    })
 }
 
 /// Takes in what answers there are; for a moment, if there are none.
