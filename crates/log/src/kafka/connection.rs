@@ -33,6 +33,10 @@ const FOLLOWER_FETCH_WAIT_MS: &str = "10";
 /// What a client fetches ahead, beyond what its reader takes from it: what the next fetch brings, about.
 const READ_AHEAD_KIB: usize = 1024;
 
+/// How long a client waits before it fetches on, once it has that much. By itself it would wait a second, and so read no more than what it
+/// fetches ahead in each.
+const FETCH_PAUSE_MS: &str = "2";
+
 /// How often to look whether something is decided. Transactions end by themselves in half of all this time.
 const DECIDED_POLL_TIME: Duration = Duration::from_millis(5);
 const DECIDED_POLLS_MAX: usize = 4000;
@@ -120,6 +124,7 @@ impl Connection {
             .set("isolation.level", "read_committed")
             .set("auto.offset.reset", "earliest")
             .set("fetch.wait.max.ms", FETCH_WAIT_MS)
+            .set("fetch.queue.backoff.ms", FETCH_PAUSE_MS)
             .set("queued.max.messages.kbytes", READ_AHEAD_KIB.to_string());
         config
     }
