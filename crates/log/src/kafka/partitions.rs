@@ -303,8 +303,8 @@ impl Partitions {
         Ok(next)
     }
 
-    /// The last record there is, as far as until the one before `until`, and the offset after its batch. Where readers find nothing there, what they know may
-    /// be old; who wants to be `sure` asks anew.
+    /// The last record, looked for no further once all before `until` were seen, and the offset after its batch. Where readers find nothing more, what they
+    /// know may be old: to be `sure`, one is asked anew.
     async fn last_before(
         &self,
         place: Place<'_>,

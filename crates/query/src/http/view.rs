@@ -13,6 +13,7 @@ use axum::extract::{Path, RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use futures::{StreamExt, TryStreamExt, stream};
 use headwater_catalog::definition::Definition;
+use headwater_catalog::snapshot::Snapshot;
 use headwater_grpc::v1::rows_request::Of;
 use headwater_problem::Problem;
 use headwater_schema::encode::json_object;
@@ -37,15 +38,7 @@ pub async fn rows(
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Response {
-    let query = query.as_deref().unwrap_or_default();
-    if let Some(upstream) = &shared.parts.upstream {
-        return upstream_request(upstream, Of::View(name), query, &headers).await;
-    }
-    let snapshot = shared.parts.catalog.snapshot();
-    match find_view(&snapshot, &name) {
-        Ok(definition) => response(answer(&shared, definition, query, &headers).await),
-        Err(problem) => problem.into_response(),
-    }
+    of_name(&shared, name, query, &headers, find_view).await
 }
 
 pub async fn table_row(
@@ -54,13 +47,24 @@ pub async fn table_row(
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Response {
+    of_name(&shared, name, query, &headers, find_table).await
+}
+
+/// Answers a request for what `find` knows under the name.
+async fn of_name(
+    shared: &Arc<Shared>,
+    name: String,
+    query: Option<String>,
+    headers: &HeaderMap,
+    find: for<'a> fn(&'a Snapshot, &str) -> Result<&'a Arc<Definition>, Problem>,
+) -> Response {
     let query = query.as_deref().unwrap_or_default();
     if let Some(upstream) = &shared.parts.upstream {
-        return upstream_request(upstream, Of::View(name), query, &headers).await;
+        return upstream_request(upstream, Of::View(name), query, headers).await;
     }
     let snapshot = shared.parts.catalog.snapshot();
-    match find_table(&snapshot, &name) {
-        Ok(definition) => response(answer(&shared, definition, query, &headers).await),
+    match find(&snapshot, &name) {
+        Ok(definition) => response(answer(shared, definition, query, headers).await),
         Err(problem) => problem.into_response(),
     }
 }
